@@ -1,0 +1,136 @@
+"""The specification of a job, validated: what a user may ask for. Imports no torch."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+_PERCENT = re.compile(r"^\d{1,3}(\.\d+)?%$")
+
+
+def _limit(value: int | str) -> int | str:
+    if isinstance(value, str):
+        if not _PERCENT.match(value) or not 0 < float(value[:-1]) <= 100:
+            raise ValueError('a limit is a whole number or a percentage of the original, as "50%"')
+    elif value < 1:
+        raise ValueError("a limit is at least 1")
+    return value
+
+
+Limit = Annotated[int | str, AfterValidator(_limit)]
+
+
+class BudgetSpec(Frozen):
+    """Limits on what the pruned network may cost; all of them hold at once.
+
+    A whole number is absolute, a string such as `"50%"` is relative to the original network.
+    """
+
+    macs: Limit | None = Field(None, description="multiply-accumulates for one example")
+    params: Limit | None = Field(None, description="number of parameters")
+    weight_bytes: Limit | None = Field(None, description="bytes of all stored tensors")
+    peak_activation_bytes: Limit | None = Field(
+        None, description="largest sum of live activations for one example"
+    )
+
+    @model_validator(mode="after")
+    def _some(self) -> BudgetSpec:
+        if not self.limits():
+            raise ValueError("a budget needs at least one limit: macs, params, ...")
+        return self
+
+    def limits(self) -> dict[str, int | str]:
+        """The limits that were given, by the name of the cost."""
+        return {name: value for name, value in self if value is not None}
+
+
+class UniformSpec(Frozen):
+    """The same keep ratio everywhere: the largest that the budget admits."""
+
+    name: Literal["uniform"] = "uniform"
+
+
+class RandomSpec(Frozen):
+    """The best of several random plans within the budget."""
+
+    name: Literal["random"] = "random"
+    trials: int = Field(20, ge=1, le=10_000)
+
+
+class NetAdaptSpec(Frozen):
+    """NetAdapt (Yang et al., ECCV 2018): one group at a time, the cost lowered step by step."""
+
+    name: Literal["netadapt"] = "netadapt"
+    selection: Literal["accuracy", "ratio"] = Field(
+        "accuracy", description="the paper's rule, or the reference code's drop per resource"
+    )
+    first_step: float = Field(
+        0.05, gt=0, le=1, description="share of the original cost removed by the first iteration"
+    )
+    decay: float = Field(0.98, gt=0, le=1, description="factor on the step after each iteration")
+    tuning_steps: int = Field(10, ge=0, le=100_000, description="short fine-tuning of each trial")
+
+
+StrategySpec = Annotated[UniformSpec | RandomSpec | NetAdaptSpec, Field(discriminator="name")]
+Criterion = Literal["l1", "l2", "bn_scale", "random"]
+Metric = Literal["top1", "top5", "cross_entropy", "agreement"]
+
+
+class RoundingSpec(Frozen):
+    """Which channel counts are allowed."""
+
+    multiple: int = Field(1, ge=1, le=1024, description="keep multiples of this many channels")
+    minimum: int = Field(1, ge=1, description="keep at least this many channels in every group")
+
+
+class EvaluationSpec(Frozen):
+    """How a trial is scored. The three splits and the test split never share an example."""
+
+    metric: Metric = "top1"
+    calibration: int = Field(512, ge=0, description="examples for batch-norm recalibration")
+    holdout: int = Field(1000, ge=1, description="examples that score the trials")
+    test_fraction: float = Field(
+        0.2, gt=0, lt=1, description="share kept for the test, where the data brings no test split"
+    )
+    batch_size: int = Field(128, ge=1, le=65_536)
+    tuning_rate: float = Field(1e-3, gt=0, description="learning rate of a trial's short tuning")
+
+
+class FineTuneSpec(Frozen):
+    """How the winner is trained after the search."""
+
+    epochs: int = Field(5, ge=0, le=10_000)
+    learning_rate: float = Field(0.02, gt=0)
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps spent warming up")
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(1e-4, ge=0)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    distillation: float = Field(
+        0.5, ge=0, le=1, description="weight of the original network's outputs as targets"
+    )
+    temperature: float = Field(2.0, gt=0)
+    augment: Literal["none", "crop", "flip", "crop_flip"] = "none"
+    clip_norm: float | None = Field(5.0, gt=0)
+    batch_size: int = Field(128, ge=1, le=65_536)
+
+
+class JobSpec(Frozen):
+    """One compression job."""
+
+    network: str = Field(description="id of an uploaded network")
+    dataset: str = Field(description="id of an uploaded dataset")
+    budget: BudgetSpec
+    strategy: StrategySpec = NetAdaptSpec()
+    criterion: Criterion = "l1"
+    rounding: RoundingSpec = RoundingSpec()
+    evaluation: EvaluationSpec = EvaluationSpec()
+    finetune: FineTuneSpec = FineTuneSpec()
+    seed: int = Field(0, ge=0, lt=2**63)
+    name: str | None = Field(None, max_length=200)
