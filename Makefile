@@ -1,0 +1,34 @@
+# `make demo` and `make test` each do all of their own set-up.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export OMP_NUM_THREADS ?= 1
+export OMP_WAIT_POLICY ?= passive
+
+.PHONY: demo test lint faults clean
+
+demo: $(STAMP)
+	$(BIN)/python -m benchmarks.demo
+
+test: lint $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+faults: $(STAMP)
+	$(BIN)/python -m benchmarks.faults
+
+# torch is named first and together with the rest, so that one resolution decides its build.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints.txt torch==2.13.0 -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) var build *.egg-info

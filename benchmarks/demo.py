@@ -1,0 +1,145 @@
+"""`make demo`: a trained network goes in over REST and comes back at half its MACs.
+
+Trains a small residual network on scikit-learn's digits, packs it, starts the service with a real
+Celery worker, submits a NetAdapt job, shows its progress, downloads the results, and loads both
+exports without the class that made them. Leaves `var/demo/result.json`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+import espalier
+from benchmarks.digits import save_digits, train
+from benchmarks.service import running
+from espalier.format.package import Preprocessing
+
+ROOT = Path("var/demo")
+JOB = {
+    "name": "digits at half the MACs",
+    "budget": {"macs": "50%"},
+    "strategy": {"name": "netadapt", "first_step": 0.06, "decay": 0.98, "tuning_steps": 5},
+    "evaluation": {"calibration": 256, "holdout": 350, "metric": "cross_entropy"},
+    "finetune": {"epochs": 8, "learning_rate": 0.02, "batch_size": 64},
+    "seed": 0,
+}
+
+
+def watch(client: espalier.Client, job: str, console: Console) -> dict[str, Any]:
+    """Follow a job to its end, showing stage, progress and the best trial so far."""
+    columns = (TextColumn("{task.description:<10}"), BarColumn(), TextColumn("{task.fields[best]}"))
+    view: dict[str, Any] = {}
+    with Progress(*columns, TimeElapsedColumn(), console=console) as bar:
+        task = bar.add_task("queued", total=1.0, best="")
+        for view in client.watch(job):
+            best = view.get("best") or {}
+            text = f"best so far: trial {best['number']}" if best else ""
+            stage = str(view.get("stage") or view["state"])
+            bar.update(task, description=stage, completed=view.get("progress") or 0.0, best=text)
+    if view["state"] != "succeeded":
+        raise SystemExit(f"the job {view['state']}: {view.get('error')}")
+    return view
+
+
+def accuracies(
+    folder: Path, images: NDArray[np.uint8], labels: NDArray[np.int64]
+) -> dict[str, float]:
+    """Accuracy of both exports on raw test images, loaded as a stranger would."""
+    inputs = images[:, None].astype(np.float32) / 255
+    network = espalier.load(folder / "network.espalier")
+    with torch.inference_mode():
+        ours = network(torch.from_numpy(inputs)).argmax(1).numpy()
+    session = onnxruntime.InferenceSession(folder / "network.onnx")
+    (logits,) = session.run(None, {session.get_inputs()[0].name: inputs})
+    return {
+        "espalier.load": float((ours == labels).mean()),
+        "onnxruntime": float((logits.argmax(1) == labels).mean()),
+    }
+
+
+def show(result: dict[str, Any], loaded: dict[str, float], console: Console) -> None:
+    table = Table(title="Digits, NetAdapt at 50 % of the MACs")
+    for name in ("", "before", "after", "ratio"):
+        table.add_column(name, justify="left" if not name else "right")
+    rows = {
+        "test accuracy": ("test_accuracy", "{:.2%}"),
+        "MACs": ("macs", "{:,}"),
+        "parameters": ("params", "{:,}"),
+        "latency, ms": ("latency_s", "{:.3f}"),
+    }
+    for label, (key, form) in rows.items():
+        before, after = result[key]["before"], result[key]["after"]
+        scale = 1000 if key == "latency_s" else 1
+        ratio = f"{after / before:.2f}" if key != "test_accuracy" else ""
+        table.add_row(label, form.format(before * scale), form.format(after * scale), ratio)
+    console.print(table)
+    for name, accuracy in loaded.items():
+        console.print(f"loaded with {name}: {accuracy:.2%} on the test images")
+    for file in result["files"]:
+        console.print(f"{file['size_bytes']:>10,} bytes  {file['sha256'][:12]}  {file['name']}")
+
+
+def main() -> None:
+    started = time.monotonic()
+    console = Console()
+    shutil.rmtree(ROOT, ignore_errors=True)
+    torch.set_num_threads(1)
+
+    console.print("Training a small residual network on scikit-learn's digits ...")
+    digits = save_digits(ROOT / "digits.npz")
+    network = train(digits["train_images"], digits["train_labels"])
+    package = espalier.pack(
+        network,
+        torch.zeros(1, 1, 8, 8),
+        ROOT / "digits.espalier",
+        name="digits-resnet8",
+        preprocessing=Preprocessing(scale=1 / 255),
+        classes=tuple(str(digit) for digit in range(10)),
+    )
+
+    with running(ROOT / "service", workers=2) as service:
+        client = espalier.Client(service.url)
+        uploaded = client.upload_network(package)
+        dataset = client.upload_dataset(ROOT / "digits.npz")
+        job = client.submit({**JOB, "network": uploaded["id"], "dataset": dataset["id"]})
+        console.print(f"Submitted job {job['id']} to {service.url}")
+        watch(client, job["id"], console)
+        downloads = client.download(job["id"], ROOT / "results")
+    summary = json.loads((ROOT / "results" / "metrics.json").read_text())
+
+    files = [
+        {
+            "name": path.name,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "size_bytes": path.stat().st_size,
+        }
+        for path in sorted(downloads)
+    ]
+    result = {
+        "job": job["id"],
+        "strategy": JOB["strategy"]["name"],  # type: ignore[index]  # a literal above
+        **{key: summary[key] for key in ("test_accuracy", "macs", "params", "latency_s")},
+        "files": files,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    (ROOT / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+    loaded = accuracies(ROOT / "results", digits["test_images"], digits["test_labels"])
+    show(result, loaded, console)
+    console.print(f"Everything is in {ROOT}/, a report for people in {ROOT}/results/report.html")
+
+
+if __name__ == "__main__":
+    main()

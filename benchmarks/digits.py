@@ -1,0 +1,99 @@
+"""Real data that needs no download, and a small residual network trained on it.
+
+The data are scikit-learn's 1,797 handwritten digits of 8 x 8 pixels.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+TEST_EXAMPLES = 397
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions and a shortcut (He et al. 2016, figure 2)."""
+
+    def __init__(self, c_in: int, c_out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(c_out)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(c_out)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or c_in != c_out:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(n, c_in, h, w)` to `(n, c_out, h / stride, w / stride)`."""
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(y + self.shortcut(x))
+
+
+class DigitsResNet(nn.Module):
+    """A residual network of 8 layers for `(n, 1, 8, 8)` images of ten classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()
+        )
+        self.layer1 = Block(16, 16, 1)
+        self.layer2 = Block(16, 32, 2)
+        self.layer3 = Block(32, 64, 2)
+        self.classifier = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(n, 1, 8, 8)` to `(n, 10)` logits."""
+        y = self.layer3(self.layer2(self.layer1(self.stem(x))))
+        return self.classifier(y.mean((2, 3)))  # type: ignore[no-any-return]  # nn.Module.__call__
+
+
+def save_digits(path: Path) -> dict[str, NDArray[Any]]:
+    """Write the digits as `.npz`, split into training and test images; return the arrays."""
+    bunch = load_digits()
+    images = np.round(bunch.images * (255 / 16)).astype(np.uint8)
+    order = np.random.default_rng(0).permutation(len(images))
+    images, labels = images[order], bunch.target[order].astype(np.int64)
+    arrays = {
+        "train_images": images[TEST_EXAMPLES:],
+        "train_labels": labels[TEST_EXAMPLES:],
+        "test_images": images[:TEST_EXAMPLES],
+        "test_labels": labels[:TEST_EXAMPLES],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **arrays)
+    return arrays
+
+
+def train(
+    images: NDArray[np.uint8], labels: NDArray[np.int64], *, epochs: int = 25, seed: int = 0
+) -> DigitsResNet:
+    """Train on `(n, 8, 8)` images with SGD on a one-cycle schedule; the result is in eval mode."""
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    network = DigitsResNet()
+    inputs = torch.from_numpy(images).float().unsqueeze(1) / 255
+    targets = torch.from_numpy(labels)
+    optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9, weight_decay=5e-4)
+    batch = 64
+    steps = -(-len(inputs) // batch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 0.1, epochs=epochs, steps_per_epoch=steps
+    )
+    for _ in range(epochs):
+        for index in torch.randperm(len(inputs), generator=generator).split(batch):
+            optimizer.zero_grad()
+            F.cross_entropy(network(inputs[index]), targets[index]).backward()
+            optimizer.step()
+            schedule.step()
+    return network.eval()

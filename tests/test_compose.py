@@ -1,0 +1,107 @@
+"""The production stack's file against the rules of the compose specification that matter to it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+STACK: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = STACK["services"]
+KNOWN = {
+    "build", "command", "depends_on", "deploy", "environment", "healthcheck", "image", "init",
+    "ports", "profiles", "restart", "stop_grace_period", "volumes",
+}  # fmt: skip
+LONG_RUNNING = sorted(set(SERVICES) - {"migrate"})
+
+
+def test_the_stack_has_every_part() -> None:
+    assert set(SERVICES) == {
+        "postgres", "redis", "migrate", "api", "reaper", "worker", "worker-gpu",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_a_service_uses_known_keys_and_declared_volumes(name: str) -> None:
+    service = SERVICES[name]
+    assert set(service) <= KNOWN
+    for mount in service.get("volumes", []):
+        source, target = mount.split(":")[:2]
+        assert source in STACK["volumes"]
+        assert target.startswith("/")
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_dependencies_exist_and_their_conditions_can_come_true(name: str) -> None:
+    for other, how in SERVICES[name].get("depends_on", {}).items():
+        assert other in SERVICES
+        if how["condition"] == "service_healthy":
+            assert "healthcheck" in SERVICES[other]
+        else:
+            assert how["condition"] == "service_completed_successfully"
+            assert SERVICES[other]["restart"] == "no"
+
+
+@pytest.mark.parametrize("name", LONG_RUNNING)
+def test_what_runs_long_restarts_and_is_watched(name: str) -> None:
+    check = SERVICES[name]["healthcheck"]
+    assert check["test"][0] in {"CMD", "CMD-SHELL"}
+    assert check["retries"] >= 1
+    assert re.fullmatch(r"\d+s", check["interval"])
+    assert SERVICES[name]["restart"] == "unless-stopped"
+
+
+def test_nothing_starts_before_the_migrations() -> None:
+    for name in ("api", "reaper", "worker", "worker-gpu"):
+        condition = SERVICES[name]["depends_on"]["migrate"]["condition"]
+        assert condition == "service_completed_successfully"
+
+
+def test_only_the_gpu_profile_asks_for_an_accelerator() -> None:
+    asking = {name for name, service in SERVICES.items() if "deploy" in service}
+    profiled = {name for name, service in SERVICES.items() if "profiles" in service}
+    assert asking == profiled == {"worker-gpu"}
+    devices = SERVICES["worker-gpu"]["deploy"]["resources"]["reservations"]["devices"]
+    assert devices[0]["capabilities"] == ["gpu"]
+
+
+def test_images_are_built_from_stages_of_the_dockerfile() -> None:
+    stages = re.findall(r"^FROM \S+ AS (\w+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    for service in SERVICES.values():
+        if "build" in service:
+            assert service["build"]["target"] in stages
+        elif service["image"].startswith("espalier-"):
+            built = [s["image"] for s in SERVICES.values() if "build" in s]
+            assert service["image"] in built
+
+
+def test_copied_folders_exist_and_the_api_image_has_no_torch() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    for line in re.findall(r"^COPY (.+)$", text, re.MULTILINE):
+        for source in line.split()[:-1]:
+            assert (ROOT / source).exists(), source
+    api = text.split("AS api")[1].split("FROM base")[0]
+    assert not re.search(r"\btorch\b(?!,|\.)", api.split("RUN")[1])
+
+
+@pytest.mark.parametrize("name", ["migrate", "api", "reaper", "worker", "worker-gpu"])
+def test_commands_name_modules_that_exist(name: str) -> None:
+    words = shlex.split(SERVICES[name]["command"])
+    assert words[:2] == ["python", "-m"]
+    ours = [w.split(":")[0] for w in words if re.match(r"^(api|worker|migrations)\.", w)]
+    for module in ours:
+        assert (ROOT / (module.replace(".", "/") + ".py")).exists(), module
+
+
+def test_settings_in_the_environment_are_settings_of_the_service() -> None:
+    from models.settings import Settings
+
+    for service in SERVICES.values():
+        for name in service.get("environment", {}):
+            if name.startswith("ESPALIER_"):
+                assert name.removeprefix("ESPALIER_").lower() in Settings.model_fields, name
