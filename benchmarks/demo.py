@@ -38,6 +38,21 @@ JOB = {
 }
 
 
+def prepare_digits(folder: Path) -> tuple[Path, Path, dict[str, NDArray[Any]]]:
+    """Train the network; return its package, the data's file, and the data."""
+    digits = save_digits(folder / "digits.npz")
+    network = train(digits["train_images"], digits["train_labels"])
+    package = espalier.pack(
+        network,
+        torch.zeros(1, 1, 8, 8),
+        folder / "digits.espalier",
+        name="digits-resnet8",
+        preprocessing=Preprocessing(scale=1 / 255),
+        classes=tuple(str(digit) for digit in range(10)),
+    )
+    return package, folder / "digits.npz", digits
+
+
 def watch(client: espalier.Client, job: str, console: Console) -> dict[str, Any]:
     """Follow a job to its end, showing stage, progress and the best trial so far."""
     columns = (TextColumn("{task.description:<10}"), BarColumn(), TextColumn("{task.fields[best]}"))
@@ -99,21 +114,12 @@ def main() -> None:
     torch.set_num_threads(1)
 
     console.print("Training a small residual network on scikit-learn's digits ...")
-    digits = save_digits(ROOT / "digits.npz")
-    network = train(digits["train_images"], digits["train_labels"])
-    package = espalier.pack(
-        network,
-        torch.zeros(1, 1, 8, 8),
-        ROOT / "digits.espalier",
-        name="digits-resnet8",
-        preprocessing=Preprocessing(scale=1 / 255),
-        classes=tuple(str(digit) for digit in range(10)),
-    )
+    package, data, digits = prepare_digits(ROOT)
 
     with running(ROOT / "service", workers=2) as service:
         client = espalier.Client(service.url)
         uploaded = client.upload_network(package)
-        dataset = client.upload_dataset(ROOT / "digits.npz")
+        dataset = client.upload_dataset(data)
         job = client.submit({**JOB, "network": uploaded["id"], "dataset": dataset["id"]})
         console.print(f"Submitted job {job['id']} to {service.url}")
         watch(client, job["id"], console)

@@ -1,0 +1,59 @@
+"""What stands beside every figure: the command, the commit and the kind of machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str:
+    git = shutil.which("git")
+    if git is None:
+        return "unknown"
+    root = Path(__file__).parent
+    run = subprocess.run([git, "rev-parse", "HEAD"], capture_output=True, text=True, cwd=root)
+    state = subprocess.run([git, "status", "--porcelain"], capture_output=True, text=True, cwd=root)
+    return run.stdout.strip() + (" with changes" if state.stdout.strip() else "")
+
+
+def environment() -> dict[str, Any]:
+    """Kind of machine and versions, as JSON values."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "commit": _commit(),
+    }
+
+
+def save(name: str, module: str, figures: dict[str, Any]) -> Path:
+    """Write `results/NAME.json`: the figures, with how to get them again.
+
+    Args:
+        module: the benchmark's module, for the command that repeats it.
+    """
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    command = " ".join(["python", "-m", module, *sys.argv[1:]])
+    record = {"command": command, **environment(), **figures}
+    path.write_text(json.dumps(record, indent=2) + "\n")
+    return path
