@@ -92,7 +92,8 @@ def one_run(
         )
         thread.start()
         view: dict[str, Any] = {}
-        for view in client.watch(job):
+        for latest in client.watch(job):
+            view = latest
             seen.update((process.pid, process) for process in descendants(service))
         thread.join()
         seen.update((process.pid, process) for process in descendants(service))
