@@ -1,0 +1,23 @@
+"""Cost and budget: what a plan needs, and whether that is allowed. Imports no torch."""
+
+from search.cost.budget import (
+    Budget,
+    Choices,
+    UnreachableBudget,
+    check_reachable,
+    choices_of,
+    smallest_cost,
+)
+from search.cost.model import NAMES, CostModel, NetworkTooLarge
+
+__all__ = [
+    "NAMES",
+    "Budget",
+    "Choices",
+    "CostModel",
+    "NetworkTooLarge",
+    "UnreachableBudget",
+    "check_reachable",
+    "choices_of",
+    "smallest_cost",
+]

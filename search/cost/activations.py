@@ -1,0 +1,153 @@
+"""Which activations are alive when: the steps whose largest sum is the peak.
+
+The nodes run in order, each writes a new tensor unless it is a view of another, and a tensor is
+freed after the last node that reads it or a view of it. Inputs live from the start, outputs to
+the end. Stored tensors are weights, not activations.
+
+Whether `reshape` and `contiguous` copy depends on how a tensor lies in memory; that is followed
+here for one example at full width, with torch's rules: element-wise operators, normalisations
+and convolutions keep a dense input's order of dimensions, the others write in the usual order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+from numpy.typing import NDArray
+
+from espalier.format.ir import Graph, Node, TensorType, size
+from espalier.format.operators import axis, infer, integer, integers
+from search.cost.polynomial import Polynomial, product, total
+from search.space import SearchSpace
+
+ITEM_BYTES: Mapping[str, int] = {
+    "bool": 1,
+    "uint8": 1,
+    "int8": 1,
+    "int16": 2,
+    "float16": 2,
+    "bfloat16": 2,
+    "int32": 4,
+    "float32": 4,
+    "int64": 8,
+    "float64": 8,
+}
+"""Bytes of one element, by the element type's name."""
+
+_VIEWS = frozenset({"reshape", "permute", "expand", "slice", "select", "contiguous"})
+_IDENTITIES = frozenset({"dropout", "Dropout"})  # when not training
+_KEEPS_ORDER = frozenset(
+    {"relu", "relu6", "silu", "mish", "sigmoid", "tanh", "hardswish", "hardsigmoid", "exp", "log"}
+    | {"sqrt", "rsqrt", "abs", "neg", "erf", "reciprocal", "square", "hardtanh", "clamp", "elu"}
+    | {"leaky_relu", "gelu", "softplus", "add", "sub", "mul", "div", "pow", "maximum", "minimum"}
+    | {"BatchNorm1d", "BatchNorm2d", "PReLU"}
+)
+_KEEPS_CHANNELS_LAST = frozenset(
+    {"Conv2d", "ConvTranspose2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "interpolate"}
+)
+
+# Only shape and strides of these arrays are ever looked at: each holds a single byte.
+Layout = NDArray[np.int8]
+
+
+def _layout(shape: Sequence[int], order: Sequence[int]) -> Layout:
+    """A dense tensor whose dimensions lie in memory in `order`, the outermost first."""
+    strides = [0] * len(shape)
+    step = 1
+    for dim in reversed(order):
+        strides[dim] = step
+        step *= max(1, shape[dim])
+    return as_strided(np.empty(1, np.int8), tuple(shape), tuple(strides))
+
+
+def _order(layout: Layout) -> list[int]:
+    return sorted(range(layout.ndim), key=lambda dim: -layout.strides[dim])
+
+
+def _index(layout: Layout, dim: int, index: int | slice) -> Layout:
+    view: Layout = layout[(slice(None),) * axis(dim, layout.ndim) + (index,)]
+    return view
+
+
+def _view(node: Node, source: Layout, shape: tuple[int, ...]) -> Layout | None:
+    """The node's tensor as a view of what it reads; `None` where it has to copy."""
+    match node.op:
+        case "permute":
+            return source.transpose(integers(node.attrs, "dims"))
+        case "expand":
+            return np.broadcast_to(source, shape)
+        case "slice":
+            start, stop, step = (integer(node.attrs, name) for name in ("start", "stop", "step"))
+            return _index(source, integer(node.attrs, "dim"), slice(start, stop, step))
+        case "select":
+            return _index(source, integer(node.attrs, "dim"), integer(node.attrs, "index"))
+        case "contiguous":
+            return source if source.flags.c_contiguous else None
+    try:
+        return np.reshape(source, shape, copy=False)
+    except ValueError:  # numpy's rule for "would copy" is torch's
+        return None
+
+
+def _written(kind: str, sources: Sequence[Layout], shape: tuple[int, ...]) -> Layout:
+    """The layout of a tensor that a node writes."""
+    usual = list(range(len(shape)))
+    same = next((item for item in sources if item.shape == shape), None)
+    if kind in _KEEPS_ORDER and same is not None and 0 not in same.strides:
+        return _layout(shape, _order(same))
+    if kind in _KEEPS_CHANNELS_LAST and _order(sources[0]) == [0, 2, 3, 1]:
+        return _layout(shape, [0, 2, 3, 1])
+    return _layout(shape, usual)
+
+
+def bases(graph: Graph, types: Mapping[str, TensorType]) -> dict[str, str | None]:
+    """The node that wrote the memory behind each node's tensor; `None` for stored tensors."""
+    layouts: dict[str, Layout] = {}
+    base: dict[str, str | None] = {}
+    for node in graph.nodes:
+        kind, shape = graph.kind_of(node), tuple(size(dim) for dim in types[node.name].shape)
+        sources = [layouts[name] for name in node.inputs]
+        view = _view(node, sources[0], shape) if kind in _VIEWS else None
+        if kind in _IDENTITIES:
+            view = sources[0]
+        if view is not None:
+            base[node.name] = base[node.inputs[0]]
+        else:
+            base[node.name] = None if node.op == "tensor" else node.name
+            view = _written(kind, sources, shape)
+        layouts[node.name] = view
+    return base
+
+
+def live_sets(graph: Graph, base: Mapping[str, str | None]) -> Iterator[frozenset[str]]:
+    """For each node, the nodes whose memory is held while it runs."""
+    last: dict[str, int] = {}
+    for index, node in enumerate(graph.nodes):
+        for name in (*node.inputs, node.name):
+            if (owner := base[name]) is not None:
+                last[owner] = index
+    for name in graph.outputs:
+        if (owner := base[name]) is not None:
+            last[owner] = len(graph.nodes)
+    alive = set(graph.inputs)
+    for index, node in enumerate(graph.nodes):
+        if base[node.name] == node.name:
+            alive.add(node.name)
+        yield frozenset(alive)
+        alive = {name for name in alive if last.get(name, -1) > index}
+
+
+def steps(space: SearchSpace) -> list[Polynomial]:
+    """Bytes alive at each step, for one example, as polynomials in the plan."""
+    graph, types = space.graph, infer(space.graph)
+    sizes = {
+        node.name: product(
+            ITEM_BYTES[types[node.name].dtype],
+            (extent.size for extent in space.node_shapes[node.name]),
+        )
+        for node in graph.nodes
+    }
+    live = dict.fromkeys(live_sets(graph, bases(graph, types)))
+    return [total(sizes[name] for name in names) for names in live]
