@@ -1,0 +1,40 @@
+"""Rings for work through the broker: a message carries the id of a unit of work, nothing else.
+
+A message may be lost, doubled, late or out of order without harm; the rows are the record.
+"""
+
+from __future__ import annotations
+
+import structlog
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from models.settings import Settings
+
+TASK = "espalier.ring"
+QUEUE = "espalier"
+
+
+class BrokerBell:
+    """A bell that sends Celery messages. Safe to share between threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._app = Celery("espalier", broker=settings.broker)
+        self._app.conf.update(
+            task_ignore_result=True,
+            broker_transport_options={
+                "socket_timeout": 2.0,
+                "socket_connect_timeout": 2.0,
+                "max_retries": 0,
+            },
+        )
+
+    def ring(self, work_ids: list[int]) -> bool:
+        """Send a message for each unit of work; false if the broker did not take them all."""
+        try:
+            for work_id in work_ids:
+                self._app.send_task(TASK, args=(work_id,), queue=QUEUE, retry=False)
+        except (OperationalError, OSError) as error:
+            structlog.get_logger().warning("broker.unreachable", error=str(error))
+            return False
+        return True

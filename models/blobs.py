@@ -1,0 +1,301 @@
+"""The blob store: files named by their SHA-256, in a local folder or in S3.
+
+A blob appears whole or not at all: it is written under a temporary name while it is hashed, then
+renamed (local, after an fsync) or uploaded in one atomic put (S3). Readers check what they get.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.store import LocalStore, ObjectStore, S3Store
+
+from models.errors import BlobCorrupt, BlobError, BlobMissing, BlobTooLarge
+
+CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A blob that is in the store."""
+
+    digest: str
+    size_bytes: int
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def key_of(digest: str) -> str:
+    """Where a blob lies in the store.
+
+    Raises:
+        BlobMissing: that is no SHA-256, so that no path can be smuggled in.
+    """
+    if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
+        raise BlobMissing(f"{digest!r} is no SHA-256 in lower-case hex")
+    return f"sha256/{digest[:2]}/{digest[2:]}"
+
+
+class Incoming:
+    """A blob that is being written, piece by piece; made by `BlobStore.incoming`."""
+
+    def __init__(self, store: BlobStore, max_bytes: int | None) -> None:
+        self._store = store
+        self._max_bytes = max_bytes
+        self._hash = hashlib.sha256()
+        self._size = 0
+        descriptor, name = tempfile.mkstemp(dir=store.temporary, prefix="put-")
+        self._file = os.fdopen(descriptor, "wb")
+        self.path = Path(name)
+
+    def write(self, data: bytes) -> None:
+        """Append to the blob.
+
+        Raises:
+            BlobTooLarge: it exceeds its cap.
+            BlobError: the disk is full, say.
+        """
+        self._size += len(data)
+        if self._max_bytes is not None and self._size > self._max_bytes:
+            raise BlobTooLarge(
+                f"the upload exceeds {self._max_bytes} bytes: send a smaller file, or have the "
+                "operator raise ESPALIER_MAX_UPLOAD_BYTES"
+            )
+        self._hash.update(data)
+        try:
+            self._file.write(data)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def finish(self, expected: str | None = None) -> Stored:
+        """Publish the blob under its digest; calling it is what makes it exist.
+
+        Args:
+            expected: the digest that the sender claims.
+        Raises:
+            BlobCorrupt: the bytes have another digest.
+            BlobError: the disk is full, say.
+        """
+        digest = self._hash.hexdigest()
+        if expected is not None and digest != expected:
+            raise BlobCorrupt(
+                f"{self._size} bytes arrived with SHA-256 {digest}, but {expected} was announced: "
+                "send the file again"
+            )
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._store.publish(self.path, digest)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        return Stored(digest, self._size)
+
+    def discard(self) -> None:
+        """Remove what was written; nothing happens after `finish`."""
+        try:
+            self._file.close()
+        except OSError:  # what is buffered does not fit either
+            os.close(self._file.fileno())
+        self.path.unlink(missing_ok=True)
+
+    def _unwritable(self, error: OSError) -> BlobError:
+        return BlobError(
+            f"a blob of at least {self._size} bytes cannot be stored: {error.strerror or error}. "
+            "Free space, or move the store with ESPALIER_BLOBS"
+        )
+
+
+class BlobStore:
+    """Blobs by digest. Safe to share between threads and processes."""
+
+    def __init__(self, store: ObjectStore, folder: Path | None) -> None:
+        """Use `BlobStore.open`.
+
+        Args:
+            folder: where `store` keeps its files, if it is local.
+        """
+        self._store = store
+        self._folder = folder
+        self.temporary = folder / "tmp" if folder is not None else Path(tempfile.gettempdir())
+
+    @classmethod
+    def open(cls, url: str) -> BlobStore:
+        """The store at `file://FOLDER` (made if need be) or `s3://BUCKET/PREFIX`.
+
+        S3 takes its credentials, region and endpoint from the usual AWS_ variables.
+        """
+        parts = urlsplit(url)
+        if parts.scheme == "s3":
+            return cls(S3Store.from_url(url), None)
+        if parts.scheme != "file" or parts.netloc:
+            raise ValueError(f"blobs = {url!r}: give file:///FOLDER or s3://BUCKET/PREFIX")
+        folder = Path(unquote(parts.path))
+        for name in ("tmp", "sha256"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        return cls(LocalStore(folder), folder)
+
+    @contextmanager
+    def incoming(self, max_bytes: int | None = None) -> Iterator[Incoming]:
+        """Write a blob piece by piece; unless `finish` is called in the block, nothing stays."""
+        blob = Incoming(self, max_bytes)
+        try:
+            yield blob
+        finally:
+            blob.discard()
+
+    def put(
+        self,
+        chunks: Iterable[bytes],
+        *,
+        max_bytes: int | None = None,
+        expected: str | None = None,
+    ) -> Stored:
+        """Store a stream of bytes.
+
+        Args:
+            max_bytes: cap on its size.
+            expected: the digest that the sender claims.
+        Raises:
+            BlobTooLarge, BlobCorrupt, BlobError: nothing was stored.
+        """
+        with self.incoming(max_bytes) as blob:
+            for chunk in chunks:
+                blob.write(chunk)
+            return blob.finish(expected)
+
+    def put_file(self, path: Path) -> Stored:
+        """Store a copy of a file."""
+        with path.open("rb") as file:
+            return self.put(iter(lambda: file.read(CHUNK_BYTES), b""))
+
+    def publish(self, path: Path, digest: str) -> None:
+        """Move a complete, synced file of that digest into the store; `Incoming.finish` does."""
+        if self._folder is None:
+            obstore.put(self._store, key_of(digest), path)
+            path.unlink()
+            return
+        target = self._folder / key_of(digest)
+        target.parent.mkdir(exist_ok=True)
+        path.replace(target)  # also if it exists: the age of the file must be renewed
+        for folder in (target.parent, target.parent.parent):
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def local_path(self, digest: str) -> Path | None:
+        """The blob's own file, unchecked, if the store is local and has it."""
+        if self._folder is None:
+            return None
+        path = self._folder / key_of(digest)
+        return path if path.is_file() else None
+
+    def size_bytes(self, digest: str) -> int:
+        """Raises: BlobMissing."""
+        try:
+            return obstore.head(self._store, key_of(digest))["size"]
+        except FileNotFoundError:
+            raise self._missing(digest) from None
+
+    def read(self, digest: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """The bytes of a blob from `start` to before `end`, in pieces.
+
+        The digest of a whole blob is checked before the last piece is given out.
+
+        Raises:
+            BlobMissing: before the first piece.
+            BlobCorrupt: the store holds other bytes than it should.
+        """
+        size = self.size_bytes(digest)
+        stop = size if end is None else min(end, size)
+        return self._pieces(digest, start, stop, checked=start == 0 and stop == size)
+
+    def _pieces(self, digest: str, start: int, stop: int, *, checked: bool) -> Iterator[bytes]:
+        sha256 = hashlib.sha256()
+        for offset in range(start, stop, CHUNK_BYTES):
+            try:
+                piece = bytes(
+                    obstore.get_range(
+                        self._store,
+                        key_of(digest),
+                        start=offset,
+                        end=min(offset + CHUNK_BYTES, stop),
+                    )
+                )
+            except FileNotFoundError:
+                raise self._missing(digest) from None
+            if checked:
+                sha256.update(piece)
+                if offset + CHUNK_BYTES >= stop:
+                    _check(digest, sha256.hexdigest())
+            yield piece
+        if checked and stop == 0:
+            _check(digest, sha256.hexdigest())
+
+    def fetch(self, digest: str, path: Path) -> None:
+        """Copy a blob to a file, checked; the file appears whole or not at all.
+
+        Raises:
+            BlobMissing: there is no such blob.
+            BlobCorrupt: the store holds other bytes than it should.
+        """
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix="fetch-")
+        temporary = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                for piece in self.read(digest):
+                    file.write(piece)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def delete(self, digest: str) -> None:
+        """Remove a blob, if it is there."""
+        try:
+            obstore.delete(self._store, key_of(digest))
+        except FileNotFoundError:
+            return
+
+    def older_than(self, age_s: float) -> Iterator[list[str]]:
+        """Digests of the blobs that were stored longer ago than that, in batches.
+
+        Temporary files of that age, which a crash has left, are removed.
+        """
+        before = datetime.now(UTC) - timedelta(seconds=age_s)
+        if self._folder is not None:
+            for path in self.temporary.glob("put-*"):
+                if path.stat().st_mtime < before.timestamp():
+                    path.unlink(missing_ok=True)
+        for batch in obstore.list(self._store, prefix="sha256"):
+            yield [
+                "".join(meta["path"].split("/")[-2:])
+                for meta in batch
+                if meta["last_modified"] < before
+            ]
+
+    @staticmethod
+    def _missing(digest: str) -> BlobMissing:
+        return BlobMissing(f"there is no blob {digest} in the store: upload the file again")
+
+
+def _check(expected: str, actual: str) -> None:
+    if actual != expected:
+        raise BlobCorrupt(
+            f"blob {expected} is damaged: its bytes have SHA-256 {actual}. Restore it from a "
+            "backup, or upload the file again"
+        )

@@ -1,0 +1,322 @@
+"""Claiming units of work: leases, fences and attempts.
+
+The row decides who works: a claim is a compare-and-swap that raises the row's *fence* and sets a
+lease by the database's clock. Every later write of that attempt names the fence; if it changes no
+row, the attempt has been replaced and must stop.
+
+Locks are always taken in the order job, work, so that transactions cannot wait for each other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import case, func, select, update
+from sqlalchemy.orm import Session, aliased
+
+from models.base import clock_s
+from models.database import RUNG
+from models.errors import LeaseLost, NotFound
+from models.events import append
+from models.job import Job, State
+from models.outbox import Outbox
+from models.states import move
+from models.work import Kind, Work, WorkState
+
+ACTIVE = (State.QUEUED, State.RUNNING, State.FINALIZING)
+OPEN = (WorkState.READY, WorkState.CLAIMED)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to work on a unit, until the lease lapses and someone else claims it."""
+
+    work_id: int
+    job_id: str
+    kind: Kind
+    trial: int | None
+    fence: int
+    attempts: int
+
+
+def lock_job(session: Session, job_id: str) -> Job:
+    """The job's row, fresh, locked until the transaction ends.
+
+    Raises:
+        NotFound: there is no such job.
+    """
+    job = session.get(Job, job_id, with_for_update={"of": Job}, populate_existing=True)
+    if job is None:
+        raise NotFound(f"there is no job {job_id!r}: GET /v1/jobs lists them")
+    return job
+
+
+def enqueue(session: Session, job_id: str, kind: Kind, trial: int | None = None) -> Work:
+    """Make a unit of work and its outbox row; the workers hear of it after the commit."""
+    work = Work(job_id=job_id, kind=kind, trial=trial)
+    session.add(work)
+    session.flush()
+    announce(session, work.id)
+    return work
+
+
+def announce(session: Session, work_id: int) -> None:
+    """Have the workers hear of a unit of work after the commit."""
+    message = Outbox(work_id=work_id)
+    session.add(message)
+    session.flush()
+    session.info.setdefault(RUNG, {})[message.id] = work_id
+
+
+def claim_next(session: Session, worker: str, lease_s: float) -> Claim | None:
+    """Claim the unit whose turn it is; `None` if nothing waits.
+
+    Turns: the short `advance` first, then the job with the fewest units running, then age, so
+    that a large job does not hold up a small one.
+
+    Args:
+        worker: who claims, for the reader of the row.
+    """
+    other = aliased(Work)
+    running = (
+        select(func.count())
+        .where(other.job_id == Work.job_id, other.state == WorkState.CLAIMED)
+        .correlate(Work)
+        .scalar_subquery()
+    )
+    candidate = (
+        select(Work.id, Work.job_id)
+        .join(Job, Job.id == Work.job_id)
+        .where(
+            Work.state == WorkState.READY,
+            Work.not_before <= clock_s(),
+            Job.state.in_(ACTIVE),
+            Job.pause_requested_at.is_(None),
+        )
+        .order_by(case((Work.kind == Kind.ADVANCE, 0), else_=1), running, Work.id)
+        .limit(1)
+    )
+    while (found := session.execute(candidate).first()) is not None:
+        work_id, job_id = found
+        job = lock_job(session, job_id)
+        if job.state not in ACTIVE or job.pause_requested_at is not None:
+            continue
+        claimed = session.execute(
+            update(Work)
+            .where(Work.id == work_id, Work.state == WorkState.READY)
+            .values(
+                state=WorkState.CLAIMED,
+                fence=Work.fence + 1,
+                attempts=Work.attempts + 1,
+                claimed_by=worker,
+                lease_until=clock_s() + lease_s,
+            )
+            .returning(Work.kind, Work.trial, Work.fence, Work.attempts)
+            .execution_options(synchronize_session=False)
+        ).first()
+        if claimed is None:
+            continue  # another worker was first
+        kind, trial, fence, attempts = claimed
+        if job.state == State.QUEUED:
+            move(session, job, State.RUNNING)
+        if kind == Kind.FINALIZE and job.state == State.RUNNING:
+            move(session, job, State.FINALIZING)
+        return Claim(work_id, job_id, Kind(kind), trial, fence, attempts)
+    return None
+
+
+def renew(session: Session, claim: Claim, lease_s: float) -> None:
+    """Extend the lease.
+
+    Raises:
+        LeaseLost: the attempt has been replaced, or its job has ended.
+    """
+    _write(session, claim, lease_until=clock_s() + lease_s)
+
+
+def complete(session: Session, claim: Claim) -> Job:
+    """Mark the unit done, in the transaction that writes its result.
+
+    Returns:
+        Its job, locked.
+    Raises:
+        LeaseLost: the attempt has been replaced, or its job has ended; nothing may be written.
+    """
+    job = lock_job(session, claim.job_id)
+    _write(
+        session, claim, state=WorkState.DONE, lease_until=None, finished_at=clock_s(), error=None
+    )
+    return job
+
+
+def release(
+    session: Session,
+    claim: Claim,
+    *,
+    reason: str,
+    max_attempts: int,
+    counted: bool = True,
+    progressed: bool = False,
+    delay_s: float = 0.0,
+) -> None:
+    """Give a unit back unfinished; at the limit of attempts, its job fails.
+
+    Args:
+        reason: why, for the reader of the events.
+        counted: false if the unit is not to blame, as when the worker drains.
+        progressed: true if the attempt left something to go on from; its count starts anew.
+        delay_s: how long nobody may claim it.
+    Raises:
+        LeaseLost: the attempt has been replaced, or its job has ended.
+    """
+    job = lock_job(session, claim.job_id)
+    attempts = 0 if progressed else claim.attempts - (not counted)
+    _write(
+        session,
+        claim,
+        state=WorkState.READY,
+        attempts=attempts,
+        lease_until=None,
+        claimed_by=None,
+        error=reason,
+        not_before=clock_s() + delay_s,
+    )
+    _retry(session, job, claim.work_id, claim.kind, attempts, max_attempts, reason)
+    settle(session, job)
+
+
+def expire(session: Session, max_attempts: int) -> int:
+    """Give back the units whose leases have lapsed; at the limit of attempts, their jobs fail.
+
+    Returns:
+        How many there were.
+    """
+    lapsed = (Work.state == WorkState.CLAIMED, Work.lease_until < clock_s())
+    count = 0
+    for work_id, job_id in session.execute(
+        select(Work.id, Work.job_id).where(*lapsed).order_by(Work.job_id, Work.id)
+    ).all():
+        job = lock_job(session, job_id)
+        reason = "its worker was lost: the lease lapsed"
+        given_back = session.execute(
+            update(Work)
+            .where(Work.id == work_id, *lapsed)
+            .values(
+                state=WorkState.READY,
+                fence=Work.fence + 1,
+                lease_until=None,
+                claimed_by=None,
+                error=reason,
+            )
+            .returning(Work.kind, Work.attempts)
+            .execution_options(synchronize_session=False)
+        ).first()
+        if given_back is None:
+            continue  # renewed or finished meanwhile
+        count += 1
+        _retry(session, job, work_id, given_back[0], given_back[1], max_attempts, reason)
+        settle(session, job)
+    return count
+
+
+def end(session: Session, job: Job, to: State, *, code: str = "", error: str = "") -> None:
+    """Bring a job to `failed` or `canceled` and drop its open work; running attempts are fenced.
+
+    Args:
+        job: locked.
+        code: stable name of what is wrong, if it failed; `error` says it in words.
+    """
+    session.execute(
+        update(Work)
+        .where(Work.job_id == job.id, Work.state.in_(OPEN))
+        .values(
+            state=WorkState.DROPPED,
+            fence=Work.fence + 1,
+            lease_until=None,
+            finished_at=clock_s(),
+        )
+        .execution_options(synchronize_session=False)
+    )
+    if to is State.FAILED:
+        job.error_code, job.error = code, error
+        session.flush()
+        move(session, job, to, code=code, error=error)
+    else:
+        move(session, job, to)
+
+
+def settle(session: Session, job: Job) -> None:
+    """Pause a job that was asked to, once none of its units runs any more.
+
+    Args:
+        job: locked.
+    """
+    if job.pause_requested_at is None or job.state not in (State.QUEUED, State.RUNNING):
+        return
+    running = select(Work.id).where(Work.job_id == job.id, Work.state == WorkState.CLAIMED)
+    if session.execute(running.limit(1)).first() is None:
+        move(session, job, State.PAUSED)
+
+
+def claimable(session: Session, limit: int = 1000) -> list[int]:
+    """Units that wait for a worker, oldest first."""
+    return list(
+        session.scalars(
+            select(Work.id)
+            .join(Job, Job.id == Work.job_id)
+            .where(
+                Work.state == WorkState.READY,
+                Work.not_before <= clock_s(),
+                Job.state.in_(ACTIVE),
+                Job.pause_requested_at.is_(None),
+            )
+            .order_by(Work.id)
+            .limit(limit)
+        )
+    )
+
+
+def _write(session: Session, claim: Claim, **values: object) -> None:
+    written = session.execute(
+        update(Work)
+        .where(
+            Work.id == claim.work_id,
+            Work.fence == claim.fence,
+            Work.state == WorkState.CLAIMED,
+        )
+        .values(**values)
+        .returning(Work.id)
+        .execution_options(synchronize_session=False)
+    ).first()
+    if written is None:
+        raise LeaseLost(
+            f"{claim.kind} {claim.work_id} of {claim.job_id} is no longer this worker's "
+            f"(fence {claim.fence}): another attempt replaced it, or the job has ended"
+        )
+
+
+def _retry(
+    session: Session,
+    job: Job,
+    work_id: int,
+    kind: str,
+    attempts: int,
+    max_attempts: int,
+    reason: str,
+) -> None:
+    """Announce a unit that was given back, or fail its job at the limit."""
+    if attempts < max_attempts:
+        append(session, job, "retry", {"kind": kind, "attempts": attempts, "reason": reason})
+        announce(session, work_id)
+        return
+    end(
+        session,
+        job,
+        State.FAILED,
+        code="work.attempts",
+        error=(
+            f"{kind} was given up after {attempts} attempts without progress; the last: {reason}. "
+            "If the machine was at fault, submit the job again; ESPALIER_MAX_ATTEMPTS raises the "
+            "limit"
+        ),
+    )

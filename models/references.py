@@ -1,0 +1,63 @@
+"""Counts who uses a blob, and deletes what nobody uses."""
+
+from __future__ import annotations
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.orm import Session
+
+from models.base import clock_s
+from models.blob import Blob
+from models.blobs import BlobStore
+from models.database import Database
+
+
+def retain(session: Session, digest: str, size_bytes: int) -> None:
+    """Count one more user of a stored blob."""
+    insert = postgresql_insert if session.get_bind().dialect.name == "postgresql" else sqlite_insert
+    session.execute(
+        insert(Blob)
+        .values(digest=digest, size_bytes=size_bytes, references=1, changed_at=clock_s())
+        .on_conflict_do_update(
+            index_elements=[Blob.digest],
+            set_={"references": Blob.references + 1, "changed_at": clock_s()},
+        )
+    )
+
+
+def release(session: Session, digest: str | None) -> None:
+    """Count one user less; the bytes go when `collect` finds nobody left."""
+    if digest is not None:
+        session.execute(
+            update(Blob)
+            .where(Blob.digest == digest)
+            .values(references=Blob.references - 1, changed_at=clock_s())
+            .execution_options(synchronize_session=False)
+        )
+
+
+def collect(database: Database, store: BlobStore, *, grace_s: float) -> int:
+    """Delete blobs that nobody has used for `grace_s`, and those that no row ever named.
+
+    A blob is stored before the row that names it commits, so the grace must exceed the longest
+    time between the two: storing a blob again renews its age.
+
+    Returns:
+        How many blobs were deleted.
+    """
+    with database.transaction() as session:
+        session.execute(
+            delete(Blob)
+            .where(Blob.references == 0, Blob.changed_at < clock_s() - grace_s)
+            .execution_options(synchronize_session=False)
+        )
+    deleted = 0
+    for digests in store.older_than(grace_s):
+        with database.transaction(write=False) as session:
+            named = set(session.scalars(select(Blob.digest).where(Blob.digest.in_(digests))))
+        for digest in digests:
+            if digest not in named:
+                store.delete(digest)
+                deleted += 1
+    return deleted

@@ -1,0 +1,29 @@
+"""Every table, in one place: importing this module completes `metadata`."""
+
+from __future__ import annotations
+
+from models.artifact import Artifact
+from models.base import Base
+from models.blob import Blob
+from models.dataset import Dataset
+from models.event import Event
+from models.idempotency import IdempotencyKey
+from models.job import Job
+from models.network import Network
+from models.outbox import Outbox
+from models.trial import Trial
+from models.work import Work
+
+TABLES = (
+    Artifact,
+    Blob,
+    Dataset,
+    Event,
+    IdempotencyKey,
+    Job,
+    Network,
+    Outbox,
+    Trial,
+    Work,
+)
+metadata = Base.metadata

@@ -1,0 +1,47 @@
+"""Trials of jobs."""
+
+from __future__ import annotations
+
+from sqlalchemy import ForeignKey, Index, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from models.base import Base, Digest, Facts, Id, Json, Seconds, clock_s
+
+
+class Trial(Base):
+    """A proposal of a strategy and, when `finished_at` is set, what became of it.
+
+    Attributes:
+        number: counts the strategy's proposals from 0.
+        plan: channels kept per group.
+        parent: number of the trial whose weights it starts from.
+        score: higher is better; `None` if unfinished, or failed for good.
+        kept: indices of the kept channels per group.
+        weights: digest of its tuned weights, while they may be needed.
+        told: whether the strategy knows the outcome.
+    """
+
+    __tablename__ = "trials"
+    __table_args__ = (
+        Index(
+            "ix_trials_untold",
+            "job_id",
+            sqlite_where=text("not told"),
+            postgresql_where=text("not told"),
+        ),
+    )
+
+    job_id: Mapped[str] = mapped_column(Id, ForeignKey("jobs.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    plan: Mapped[list[int]] = mapped_column(Json)
+    parent: Mapped[int | None]
+    tuning_steps: Mapped[int]
+    tags: Mapped[Facts] = mapped_column(Json)
+    score: Mapped[float | None]
+    metrics: Mapped[Facts | None] = mapped_column(Json)
+    cost: Mapped[Facts | None] = mapped_column(Json)
+    kept: Mapped[list[list[int]] | None] = mapped_column(Json, deferred=True)
+    weights: Mapped[str | None] = mapped_column(Digest, ForeignKey("blobs.digest"))
+    told: Mapped[bool] = mapped_column(default=False)
+    created_at: Mapped[float] = mapped_column(Seconds, insert_default=clock_s())
+    finished_at: Mapped[float | None] = mapped_column(Seconds)
