@@ -1,0 +1,45 @@
+"""Search strategies: what proposes plans. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from search.cost import Budget, CostModel, check_reachable
+from search.spec import NetAdaptSpec, RandomSpec, StrategySpec, UniformSpec
+from search.strategies.base import Problem, Strategy
+from search.strategies.netadapt import NetAdapt
+from search.strategies.random import RandomSearch
+from search.strategies.uniform import Uniform
+
+REGISTRY: dict[type[StrategySpec], Callable[[Any, Problem], Strategy]] = {
+    UniformSpec: Uniform,
+    RandomSpec: RandomSearch,
+    NetAdaptSpec: NetAdapt,
+}
+"""What builds each strategy, by the type of its specification."""
+
+
+def create(
+    spec: StrategySpec,
+    cost: CostModel,
+    budget: Budget,
+    choices: tuple[tuple[int, ...], ...],
+    seed: int,
+    *,
+    baseline: float,
+) -> Strategy:
+    """The strategy that a specification asks for, at its start.
+
+    Args:
+        choices: allowed widths per group, ascending (`search.cost.choices_of`).
+        baseline: score of the original network, higher is better.
+
+    Raises:
+        UnreachableBudget: even the narrowest plan exceeds the budget.
+    """
+    check_reachable(cost, budget, choices)
+    return REGISTRY[type(spec)](spec, Problem(cost, budget, choices, seed, baseline))
+
+
+__all__ = ["REGISTRY", "create"]

@@ -10,7 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+from search.cost import Budget
 from search.space import Plan
+
+IntArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,44 @@ class Outcome:
     cost: Mapping[str, int] = field(default_factory=dict)
 
 
+class CostFunction(Protocol):
+    """What a plan costs, exactly; never less for a wider plan. `search.cost.CostModel` is one."""
+
+    def of(self, plan: Plan, /) -> Mapping[str, int]:
+        """The costs of one plan, by name."""
+        ...
+
+    def many(
+        self, plans: IntArray, /, names: Sequence[str] | None = None
+    ) -> Mapping[str, IntArray]:
+        """The costs of plans `(p, groups)`, each `(p,)`; all of them, or those that are named."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What a strategy has to solve.
+
+    Attributes:
+        cost: of a plan.
+        budget: what the winner's cost must admit.
+        choices: allowed widths per group, ascending; the last one is the group's full width.
+        seed: of every random choice.
+        baseline: score of the original network, on the scale of `Outcome.score`.
+    """
+
+    cost: CostFunction
+    budget: Budget
+    choices: tuple[tuple[int, ...], ...]
+    seed: int
+    baseline: float
+
+    @property
+    def full(self) -> Plan:
+        """The plan that keeps everything."""
+        return tuple(options[-1] for options in self.choices)
+
+
 class Strategy(Protocol):
     """Proposes plans until it is done.
 
@@ -61,12 +105,15 @@ class Strategy(Protocol):
 
     @property
     def done(self) -> bool:
-        """Whether no further proposal will come, however many outcomes are told."""
+        """Whether the search is over: no proposal is outstanding, and no further one will come."""
         ...
 
     @property
     def best(self) -> int | None:
-        """Number of the trial that wins so far, among those within the budget."""
+        """Number of the trial that wins so far, among those within the budget.
+
+        `None` once done means that no trial within the budget succeeded.
+        """
         ...
 
     @property
@@ -79,7 +126,11 @@ class Strategy(Protocol):
         ...
 
     def tell(self, outcome: Outcome, /) -> None:
-        """Take an outcome, in any order, each once."""
+        """Take an outcome, in any order, each once.
+
+        Raises:
+            ValueError: the proposal is not outstanding, or its plan was another.
+        """
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -87,5 +138,9 @@ class Strategy(Protocol):
         ...
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        """Go on from a stored state; the settings must be those it was made with."""
+        """Go on from a stored state; the settings must be those it was made with.
+
+        Raises:
+            ValueError: the state is another strategy's.
+        """
         ...
