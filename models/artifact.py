@@ -15,7 +15,7 @@ class Artifact(Base):
 
     job_id: Mapped[str] = mapped_column(Id, ForeignKey("jobs.id"), primary_key=True)
     name: Mapped[str] = mapped_column(String(200), primary_key=True)
-    digest: Mapped[str] = mapped_column(Digest, ForeignKey("blobs.digest"))
+    digest: Mapped[str] = mapped_column(Digest, ForeignKey("blobs.digest"), index=True)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     media_type: Mapped[str] = mapped_column(String(100))
     created_at: Mapped[float] = mapped_column(Seconds, insert_default=clock_s())

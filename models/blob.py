@@ -12,22 +12,22 @@ class Blob(Base):
     """A stored blob.
 
     Attributes:
-        references: rows that name it; at 0 it may be deleted.
-        changed_at: when `references` last changed.
+        uses: rows that name it; at 0 it may be deleted.
+        changed_at: when `uses` last changed.
     """
 
     __tablename__ = "blobs"
     __table_args__ = (
-        CheckConstraint('"references" >= 0', name="references"),
+        CheckConstraint("uses >= 0", name="uses"),
         Index(
             "ix_blobs_unused",
             "changed_at",
-            sqlite_where=text('"references" = 0'),
-            postgresql_where=text('"references" = 0'),
+            sqlite_where=text("uses = 0"),
+            postgresql_where=text("uses = 0"),
         ),
     )
 
     digest: Mapped[str] = mapped_column(Digest, primary_key=True)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
-    references: Mapped[int]
+    uses: Mapped[int]
     changed_at: Mapped[float] = mapped_column(Seconds, insert_default=clock_s())

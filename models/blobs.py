@@ -80,6 +80,18 @@ class Incoming:
         except OSError as error:
             raise self._unwritable(error) from error
 
+    def written(self) -> Stored:
+        """What `finish` would publish; all of it can be read at `path`, to be checked first.
+
+        Raises:
+            BlobError: the disk is full, say.
+        """
+        try:
+            self._file.flush()
+        except OSError as error:
+            raise self._unwritable(error) from error
+        return Stored(self._hash.hexdigest(), self._size)
+
     def finish(self, expected: str | None = None) -> Stored:
         """Publish the blob under its digest; calling it is what makes it exist.
 

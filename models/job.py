@@ -56,7 +56,7 @@ class Job(Base):
     prepared: Mapped[Facts | None] = mapped_column(Json, deferred=True)
     snapshot: Mapped[Facts | None] = mapped_column(Json, deferred=True)
     best: Mapped[int | None]
-    checkpoint: Mapped[str | None] = mapped_column(Digest, ForeignKey("blobs.digest"))
+    checkpoint: Mapped[str | None] = mapped_column(Digest, ForeignKey("blobs.digest"), index=True)
     summary: Mapped[Facts | None] = mapped_column(Json)
     error_code: Mapped[str | None] = mapped_column(String(80))
     error: Mapped[str | None] = mapped_column(Text)

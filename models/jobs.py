@@ -85,9 +85,16 @@ def list_jobs(
     strategy: str | None = None,
     network: str | None = None,
     dataset: str | None = None,
+    name: str | None = None,
 ) -> Page[Job]:
     """Jobs, newest first; each filter that is given must hold."""
-    equal = {"state": state, "strategy": strategy, "network_id": network, "dataset_id": dataset}
+    equal = {
+        "state": state,
+        "strategy": strategy,
+        "network_id": network,
+        "dataset_id": dataset,
+        "name": name,
+    }
     return page(session, Job, limit, cursor, equal)
 
 

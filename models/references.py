@@ -18,10 +18,10 @@ def retain(session: Session, digest: str, size_bytes: int) -> None:
     insert = postgresql_insert if session.get_bind().dialect.name == "postgresql" else sqlite_insert
     session.execute(
         insert(Blob)
-        .values(digest=digest, size_bytes=size_bytes, references=1, changed_at=clock_s())
+        .values(digest=digest, size_bytes=size_bytes, uses=1, changed_at=clock_s())
         .on_conflict_do_update(
             index_elements=[Blob.digest],
-            set_={"references": Blob.references + 1, "changed_at": clock_s()},
+            set_={"uses": Blob.uses + 1, "changed_at": clock_s()},
         )
     )
 
@@ -32,7 +32,7 @@ def release(session: Session, digest: str | None) -> None:
         session.execute(
             update(Blob)
             .where(Blob.digest == digest)
-            .values(references=Blob.references - 1, changed_at=clock_s())
+            .values(uses=Blob.uses - 1, changed_at=clock_s())
             .execution_options(synchronize_session=False)
         )
 
@@ -49,7 +49,7 @@ def collect(database: Database, store: BlobStore, *, grace_s: float) -> int:
     with database.transaction() as session:
         session.execute(
             delete(Blob)
-            .where(Blob.references == 0, Blob.changed_at < clock_s() - grace_s)
+            .where(Blob.uses == 0, Blob.changed_at < clock_s() - grace_s)
             .execution_options(synchronize_session=False)
         )
     deleted = 0

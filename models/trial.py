@@ -41,7 +41,7 @@ class Trial(Base):
     metrics: Mapped[Facts | None] = mapped_column(Json)
     cost: Mapped[Facts | None] = mapped_column(Json)
     kept: Mapped[list[list[int]] | None] = mapped_column(Json, deferred=True)
-    weights: Mapped[str | None] = mapped_column(Digest, ForeignKey("blobs.digest"))
+    weights: Mapped[str | None] = mapped_column(Digest, ForeignKey("blobs.digest"), index=True)
     told: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[float] = mapped_column(Seconds, insert_default=clock_s())
     finished_at: Mapped[float | None] = mapped_column(Seconds)

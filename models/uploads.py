@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from models.dataset import Dataset
@@ -73,6 +74,18 @@ def get_dataset(session: Session, dataset_id: str) -> Dataset:
     if dataset is None:
         raise NotFound(f"there is no dataset {dataset_id!r}: upload it with POST /v1/datasets")
     return dataset
+
+
+def find_network(session: Session, *, digest: str, name: str) -> Network | None:
+    """The first network of those bytes and that name: an upload may be repeated."""
+    query = select(Network).filter_by(digest=digest, name=name).order_by(Network.id)
+    return session.scalars(query.limit(1)).first()
+
+
+def find_dataset(session: Session, *, digest: str, name: str) -> Dataset | None:
+    """The first dataset of those bytes and that name: an upload may be repeated."""
+    query = select(Dataset).filter_by(digest=digest, name=name).order_by(Dataset.id)
+    return session.scalars(query.limit(1)).first()
 
 
 def list_networks(

@@ -1,0 +1,69 @@
+"""Numbers about many rows at once, for views and for monitoring."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import func, select, tuple_
+from sqlalchemy.orm import Session
+
+from models.base import clock_s
+from models.blob import Blob
+from models.job import Job, State
+from models.outbox import Outbox
+from models.trial import Trial
+from models.work import Work, WorkState
+
+
+def measured_trials(session: Session, job_ids: Sequence[str]) -> dict[str, int]:
+    """How many trials of each job are finished; jobs without any are left out."""
+    query = (
+        select(Trial.job_id, func.count())
+        .where(Trial.job_id.in_(job_ids), Trial.finished_at.is_not(None))
+        .group_by(Trial.job_id)
+    )
+    return {job_id: count for job_id, count in session.execute(query)}
+
+
+def best_trials(session: Session, jobs: Sequence[Job]) -> dict[str, Trial]:
+    """The best trial so far of each job; jobs without one are left out."""
+    keys = [(job.id, job.best) for job in jobs if job.best is not None]
+    query = select(Trial).where(tuple_(Trial.job_id, Trial.number).in_(keys))
+    return {trial.job_id: trial for trial in session.scalars(query)} if keys else {}
+
+
+def jobs_by_state(session: Session) -> dict[str, int]:
+    """How many jobs there are in each state, those without any included."""
+    counts = dict.fromkeys((state.value for state in State), 0)
+    query = select(Job.state, func.count()).group_by(Job.state)
+    return counts | {state: count for state, count in session.execute(query)}
+
+
+def open_work(session: Session) -> dict[tuple[str, str], int]:
+    """How many units of work wait and run, by kind and state."""
+    query = (
+        select(Work.kind, Work.state, func.count())
+        .where(Work.state.in_((WorkState.READY, WorkState.CLAIMED)))
+        .group_by(Work.kind, Work.state)
+    )
+    return {(kind, state): count for kind, state, count in session.execute(query)}
+
+
+def longest_wait_s(session: Session) -> float:
+    """Age of the oldest unit of work that a worker could claim now, in seconds; 0 if none."""
+    query = select(func.min(Work.created_at)).where(
+        Work.state == WorkState.READY, Work.not_before <= clock_s()
+    )
+    oldest = session.scalar(query)
+    return 0.0 if oldest is None else max(0.0, session.scalars(select(clock_s())).one() - oldest)
+
+
+def unsent(session: Session) -> int:
+    """How many messages wait in the outbox."""
+    return session.scalars(select(func.count()).select_from(Outbox)).one()
+
+
+def stored_bytes(session: Session) -> int:
+    """Bytes of all blobs that something uses."""
+    query = select(func.coalesce(func.sum(Blob.size_bytes), 0)).where(Blob.references > 0)
+    return int(session.scalars(query).one())
