@@ -20,7 +20,7 @@ class StateConflict(EspalierError):
 class IdempotencyConflict(EspalierError):
     """An idempotency key used again for another request."""
 
-    code = "idempotency.conflict"
+    code = "idempotency.mismatch"
 
 
 class LeaseLost(EspalierError):
