@@ -1,0 +1,23 @@
+"""Plans that must not change unnoticed: a commit that changes one says why."""
+
+from __future__ import annotations
+
+import pytest
+
+from search.space import Plan
+from tests.conformance.problems import play
+from tests.conformance.test_strategies import SPECS, known
+
+GOLDEN: dict[str, tuple[Plan, int]] = {  # the winner, and how many trials it took
+    "uniform": ((23, 22, 22, 22, 22, 23), 1),
+    "random": ((29, 22, 21, 9, 29, 13), 7),
+    "netadapt": ((32, 12, 32, 20, 32, 32), 31),
+    "netadapt-ratio": ((32, 11, 32, 21, 32, 32), 31),
+    "netadapt-stretched": ((32, 10, 32, 25, 32, 32), 25),
+}
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_winner_of_the_known_problem(name: str) -> None:
+    history = play(SPECS[name], known())
+    assert (history.best_plan, len(history.proposals)) == GOLDEN[name]
