@@ -1,0 +1,151 @@
+"""What the steps of a job take and give: plain data, each with an exact form in JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Self
+
+from pydantic import TypeAdapter
+
+from search.space import Exclusion, Kept
+from search.spec import JobSpec
+from search.strategies.base import Outcome, Proposal
+
+
+@cache
+def _adapter(kind: type) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+class Record:
+    """Base of the records."""
+
+    __slots__ = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values: what `json.dumps` takes."""
+        values: dict[str, Any] = _adapter(type(self)).dump_python(self, mode="json")
+        return values
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """From what `to_json` gave.
+
+        Raises:
+            pydantic.ValidationError: the values are no such record.
+        """
+        record: Self = _adapter(cls).validate_python(values)
+        return record
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs(Record):
+    """A job: its specification, and the digests of the network's package and of the dataset."""
+
+    spec: JobSpec
+    network: str
+    dataset: str
+
+
+@dataclass(frozen=True, slots=True)
+class Group(Record):
+    """A channel group's name and its full width."""
+
+    name: str
+    channels: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared(Record):
+    """What is known before the search.
+
+    Attributes:
+        baseline: metrics of the original network on the hold-out.
+        score: the metric that the specification asks for, higher is better.
+        cost: of the original, by name.
+        limits: the budget in absolute numbers.
+        smallest: cost of the narrowest plan allowed.
+        groups: what can be pruned, in the order of a plan.
+        excluded: what cannot, and why.
+        graph: the network's graph as `graph.json` holds it, so that `advance` needs no file.
+    """
+
+    baseline: dict[str, float]
+    score: float
+    cost: dict[str, int]
+    limits: dict[str, int]
+    smallest: dict[str, int]
+    groups: tuple[Group, ...]
+    excluded: tuple[Exclusion, ...]
+    graph: str
+
+
+@dataclass(frozen=True, slots=True)
+class Advanced(Record):
+    """Where the search stands.
+
+    Attributes:
+        state: of the strategy, for the next `advance`.
+        proposals: the new ones.
+        done: whether the search is over: all trials are told and no more will come.
+        best: number of the winner so far; `None` once done means that no trial succeeded.
+        needed: trials whose weights may still be asked for, ascending; all others' can go.
+    """
+
+    state: dict[str, Any]
+    proposals: tuple[Proposal, ...]
+    done: bool
+    best: int | None
+    needed: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TrialResult(Record):
+    """A trial's outcome, the channels it kept, and the digest of its weights if it was tuned."""
+
+    outcome: Outcome
+    kept: Kept
+    weights: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trial(Record):
+    """A line of the trial history: what was proposed and what became of it."""
+
+    proposal: Proposal
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned(Record):
+    """A slice of fine-tuning.
+
+    Attributes:
+        done: whether it was the last one.
+        checkpoint: digest of everything that the next slice, or `finalize`, needs.
+        history: one entry an epoch so far.
+    """
+
+    done: bool
+    checkpoint: str
+    history: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact(Record):
+    """A file of the result."""
+
+    name: str
+    digest: str
+    size_bytes: int
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished(Record):
+    """The result: files, verified, and its figures."""
+
+    artifacts: tuple[Artifact, ...]
+    summary: dict[str, Any] = field(default_factory=dict)
