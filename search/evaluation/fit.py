@@ -1,0 +1,105 @@
+"""Whether a dataset fits a network, and how its examples are laid out for it. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from espalier.format.ir import Batch, Graph, size
+from espalier.format.operators import infer
+from search.evaluation.data import Description
+from search.evaluation.errors import DatasetMismatch
+
+Layout = Literal["as_stored", "channels_last", "no_channel"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How a dataset meets a network.
+
+    Attributes:
+        layout: what turns a stored example into the network's input: nothing, moving the last
+            dimension to the front, or adding a first one.
+        input_shape: of one example, as the network takes it.
+        integers: whether the network takes integers (it begins with an embedding).
+        outputs: how many numbers it yields an example.
+    """
+
+    layout: Layout
+    input_shape: tuple[int, ...]
+    integers: bool
+    outputs: int
+
+
+def layout_of(stored: tuple[int, ...], wanted: tuple[int, ...]) -> Layout:
+    """How an example of shape `stored` becomes the network's `wanted` one.
+
+    Where a shape reads both ways (3 x 3 x 3), it is taken as stored.
+
+    Raises:
+        DatasetMismatch: it cannot.
+    """
+    if stored == wanted:
+        return "as_stored"
+    if len(stored) == 3 and (stored[2], stored[0], stored[1]) == wanted:
+        return "channels_last"
+    if wanted == (1, *stored):
+        return "no_channel"
+    raise DatasetMismatch(
+        f"the examples have shape {stored}, but the network takes {wanted}: resize or rearrange "
+        "the data, or pack the network with an example of this shape"
+    )
+
+
+def _vocabulary(graph: Graph) -> int | None:
+    """The least number of rows among the embeddings that read the network's input directly."""
+    rows = [
+        graph.stored[f"{node.target}.weight"].shape[0]
+        for node, module in graph.calls()
+        if module.kind == "Embedding" and node.inputs[0] in graph.inputs
+    ]
+    return min(rows, default=None)
+
+
+def check_fits(data: Description, graph: Graph) -> Fit:
+    """How the dataset meets the network.
+
+    Raises:
+        DatasetMismatch: several inputs or outputs, shapes, types or labels that do not fit; the
+            message names both sides.
+    """
+    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+        raise DatasetMismatch(
+            f"the network has {len(graph.inputs)} inputs and {len(graph.outputs)} outputs; "
+            "evaluation needs one of each"
+        )
+    (wanted,) = graph.inputs.values()
+    integers = wanted.dtype.startswith(("int", "uint"))
+    layout = layout_of(data.example_shape, tuple(size(dim) for dim in wanted.shape[1:]))
+    if integers and data.dtype.startswith("float"):
+        raise DatasetMismatch(f"the network takes {wanted.dtype}, the data is {data.dtype}")
+    rows = _vocabulary(graph)
+    if data.input_range is not None and rows is not None:
+        low, high = data.input_range
+        if low < 0 or high >= rows:
+            raise DatasetMismatch(
+                f"the inputs reach from {low} to {high}, but the embedding has {rows} rows"
+            )
+    result = infer(graph)[graph.outputs[0]].shape
+    if len(result) != 2 or result[0] != Batch(1):
+        raise DatasetMismatch(
+            f"the network yields {result}; evaluation needs one row of class scores an example"
+        )
+    outputs = size(result[1])
+    if outputs < 2:
+        raise DatasetMismatch("the network yields one number; evaluation needs at least 2 classes")
+    if data.largest_label is not None and data.largest_label >= outputs:
+        raise DatasetMismatch(
+            f"the labels reach {data.largest_label}, but the network tells {outputs} classes apart"
+        )
+    if len(data.classes) > outputs:
+        raise DatasetMismatch(
+            f"the data names {len(data.classes)} classes, the network has {outputs} outputs"
+        )
+    shape = tuple(size(dim) for dim in wanted.shape[1:])
+    return Fit(layout, shape, integers, outputs)

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from search.evaluation.data import Dataset, Description, Examples
+from search.evaluation.errors import DatasetTooSmall
+from search.evaluation.splits import split
+from search.spec import EvaluationSpec
+
+
+def dataset(train: int, test: int | None = None) -> Dataset:
+    description = Description(
+        kind="arrays",
+        example_shape=(1,),
+        dtype="float32",
+        train_examples=train,
+        test_examples=test,
+        labelled=False,
+        largest_label=None,
+        classes=(),
+    )
+    own = None if test is None else Examples(np.zeros((test, 1)), None)
+    return Dataset(Examples(np.zeros((train, 1)), None), own, description)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    train=st.integers(10, 400),
+    test=st.none() | st.integers(1, 50),
+    holdout=st.integers(1, 100),
+    calibration=st.integers(0, 100),
+    fraction=st.floats(0.01, 0.9),
+    seed=st.integers(0, 2**63 - 1),
+)
+def test_no_example_is_in_two_splits_and_none_is_lost(
+    train: int, test: int | None, holdout: int, calibration: int, fraction: float, seed: int
+) -> None:
+    data = dataset(train, test)
+    spec = EvaluationSpec(holdout=holdout, calibration=calibration, test_fraction=fraction)
+    try:
+        found = split(data, spec, seed)
+    except DatasetTooSmall:
+        left = train if test is not None else train - max(1, round(train * fraction))
+        assert holdout + calibration + 2 > left
+        return
+    again = split(data, spec, seed)
+    of_train = [found.calibration, found.tuning, found.holdout]
+    if test is None:
+        of_train.append(found.test)
+        assert len(found.test) == max(1, round(train * fraction))
+    else:
+        assert found.test.tolist() == list(range(test))
+    assert sorted(np.concatenate(of_train).tolist()) == list(range(train))
+    assert (len(found.holdout), len(found.calibration)) == (holdout, calibration)
+    for name in ("calibration", "tuning", "holdout", "test"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(again, name))
+
+
+def test_the_seed_matters() -> None:
+    spec = EvaluationSpec(holdout=50, calibration=10)
+    first, second = (split(dataset(200), spec, seed).holdout.tolist() for seed in (0, 1))
+    assert first != second
+
+
+def test_too_few_examples_name_a_setting_that_helps() -> None:
+    spec = EvaluationSpec()
+    with pytest.raises(DatasetTooSmall, match=r"evaluation\.holdout") as raised:
+        split(dataset(1000, 10), spec, 0)
+    value = re.search(r"say, to (\d+)", str(raised.value))
+    assert value is not None
+    lower = spec.model_copy(update={"holdout": int(value[1])})
+    assert len(split(dataset(1000, 10), lower, 0).tuning) > 0
+    with pytest.raises(DatasetTooSmall, match=r"evaluation\.calibration"):
+        split(dataset(100, 10), EvaluationSpec(holdout=10, calibration=95), 0)
