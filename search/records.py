@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, Self
 
 from pydantic import TypeAdapter
@@ -13,10 +12,13 @@ from search.space import Exclusion, Kept
 from search.spec import JobSpec
 from search.strategies.base import Outcome, Proposal
 
+_ADAPTERS: dict[type, TypeAdapter[Any]] = {}
 
-@cache
+
 def _adapter(kind: type) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+    if kind not in _ADAPTERS:
+        _ADAPTERS[kind] = TypeAdapter(kind)
+    return _ADAPTERS[kind]
 
 
 class Record:
@@ -90,13 +92,16 @@ class Advanced(Record):
         state: of the strategy, for the next `advance`.
         proposals: the new ones.
         done: whether the search is over: all trials are told and no more will come.
-        best: number of the winner so far; `None` once done means that no trial succeeded.
+        fraction: how far it has come, 0 to 1.
+        best: number of the trial that leads so far; `None` once done means that no trial within
+            the budget succeeded.
         needed: trials whose weights may still be asked for, ascending; all others' can go.
     """
 
     state: dict[str, Any]
     proposals: tuple[Proposal, ...]
     done: bool
+    fraction: float
     best: int | None
     needed: tuple[int, ...]
 

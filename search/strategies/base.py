@@ -109,8 +109,13 @@ class Strategy(Protocol):
         ...
 
     @property
+    def fraction(self) -> float:
+        """How far the search has come, 0 to 1; never falls."""
+        ...
+
+    @property
     def best(self) -> int | None:
-        """Number of the trial that wins so far, among those within the budget.
+        """Number of the trial that leads so far; once done the winner, which is within the budget.
 
         `None` once done means that no trial within the budget succeeded.
         """

@@ -126,8 +126,16 @@ class NetAdapt:
         return self._done
 
     @property
+    def fraction(self) -> float:
+        if self._done or not self._distance:
+            return float(self._done)
+        return 1.0 - self._resource(self._plan)
+
+    @property
     def best(self) -> int | None:
-        return self.family[-1] if self.family and self._resource(self._plan) <= 0 else None
+        if not self.family or (self._done and self._resource(self._plan) > 0):
+            return None
+        return self.family[-1]
 
     @property
     def needed(self) -> frozenset[int]:

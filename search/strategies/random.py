@@ -51,6 +51,10 @@ class RandomSearch:
         return self._ledger.next_number == self._trials and not self._ledger.outstanding
 
     @property
+    def fraction(self) -> float:
+        return (self._ledger.next_number - len(self._ledger.outstanding)) / self._trials
+
+    @property
     def best(self) -> int | None:
         return self._leader.number
 

@@ -24,6 +24,10 @@ class Uniform:
         return self._ledger.next_number == 1 and not self._ledger.outstanding
 
     @property
+    def fraction(self) -> float:
+        return float(self.done)
+
+    @property
     def best(self) -> int | None:
         return self._leader.number
 

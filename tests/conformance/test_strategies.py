@@ -144,6 +144,22 @@ def test_what_may_still_win_is_needed_if_it_was_tuned(spec: StrategySpec, toy: T
     assert restored(spec, problem, strategy).needed == strategy.needed
 
 
+@every
+@property_test
+@given(toy=toys(), share=draw.floats(0, 0.5))
+def test_fraction_rises_from_0_to_1(spec: StrategySpec, toy: Toy, share: float) -> None:
+    strategy, some_fail = start(spec, toy.problem), failing(toy, share)
+    fractions = [strategy.fraction]
+    while not strategy.done:
+        for proposal in strategy.ask(3):
+            fractions.append(strategy.fraction)
+            outcome = Outcome(proposal.number, proposal.plan, some_fail.score(proposal.plan))
+            strategy.tell(outcome)
+    fractions.append(strategy.fraction)
+    assert fractions == sorted(fractions)
+    assert (fractions[0], fractions[-1]) == (0, 1)
+
+
 def known() -> Toy:
     """Six groups of which every second is worth little and costs as much as the others."""
     full = (32,) * 6
