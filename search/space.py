@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from espalier.format.ir import Graph
 
@@ -82,6 +82,11 @@ class Exclusion:
     reason: str
 
 
+Constant = float | Affine | tuple[Extent, ...]
+"""An attribute that follows from the plan: a size or index, or a list of them; a number is a
+value that no longer follows from the tensors' own sizes and has to be spelled out."""
+
+
 @dataclass(frozen=True, slots=True)
 class SearchSpace:
     """What can be pruned in a network, and every size as a function of the plan.
@@ -92,6 +97,8 @@ class SearchSpace:
         excluded: what is left out, with reasons.
         node_shapes: by node name.
         stored_shapes: by stored tensor's name.
+        node_constants: attributes of nodes that change with the plan, by node and attribute.
+        module_constants: constructor's arguments that change, by module path and argument.
     """
 
     graph: Graph
@@ -99,6 +106,8 @@ class SearchSpace:
     excluded: tuple[Exclusion, ...]
     node_shapes: Mapping[str, tuple[Extent, ...]]
     stored_shapes: Mapping[str, tuple[Affine, ...]]
+    node_constants: Mapping[str, Mapping[str, Constant]] = field(default_factory=dict)
+    module_constants: Mapping[str, Mapping[str, Constant]] = field(default_factory=dict)
 
     @property
     def full(self) -> Plan:
