@@ -47,6 +47,7 @@ _KEEPS_ORDER = frozenset(
 _KEEPS_CHANNELS_LAST = frozenset(
     {"Conv2d", "ConvTranspose2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "interpolate"}
 )
+_CHANNELS_LAST = (0, 2, 3, 1)
 
 # Only shape and strides of these arrays are ever looked at: each holds a single byte.
 Layout = NDArray[np.int8]
@@ -62,8 +63,8 @@ def _layout(shape: Sequence[int], order: Sequence[int]) -> Layout:
     return as_strided(np.empty(1, np.int8), tuple(shape), tuple(strides))
 
 
-def _order(layout: Layout) -> list[int]:
-    return sorted(range(layout.ndim), key=lambda dim: -layout.strides[dim])
+def _order(layout: Layout) -> tuple[int, ...]:
+    return tuple(sorted(range(layout.ndim), key=lambda dim: -layout.strides[dim]))
 
 
 def _index(layout: Layout, dim: int, index: int | slice) -> Layout:
@@ -84,22 +85,27 @@ def _view(node: Node, source: Layout, shape: tuple[int, ...]) -> Layout | None:
         case "select":
             return _index(source, integer(node.attrs, "dim"), integer(node.attrs, "index"))
         case "contiguous":
-            return source if source.flags.c_contiguous else None
+            dense = source.transpose(_order_of(node, source.ndim)).flags.c_contiguous
+            return source if dense else None
     try:
         return np.reshape(source, shape, copy=False)
     except ValueError:  # numpy's rule for "would copy" is torch's
         return None
 
 
-def _written(kind: str, sources: Sequence[Layout], shape: tuple[int, ...]) -> Layout:
+def _order_of(node: Node, rank: int) -> tuple[int, ...]:
+    """The order in which a node writes where its inputs do not matter."""
+    return _CHANNELS_LAST if node.attrs.get("channels_last") else tuple(range(rank))
+
+
+def _written(node: Node, kind: str, sources: Sequence[Layout], shape: tuple[int, ...]) -> Layout:
     """The layout of a tensor that a node writes."""
-    usual = list(range(len(shape)))
     same = next((item for item in sources if item.shape == shape), None)
     if kind in _KEEPS_ORDER and same is not None and 0 not in same.strides:
         return _layout(shape, _order(same))
-    if kind in _KEEPS_CHANNELS_LAST and _order(sources[0]) == [0, 2, 3, 1]:
-        return _layout(shape, [0, 2, 3, 1])
-    return _layout(shape, usual)
+    if kind in _KEEPS_CHANNELS_LAST and _order(sources[0]) == _CHANNELS_LAST:
+        return _layout(shape, _CHANNELS_LAST)
+    return _layout(shape, _order_of(node, len(shape)))
 
 
 def bases(graph: Graph, types: Mapping[str, TensorType]) -> dict[str, str | None]:
@@ -116,7 +122,7 @@ def bases(graph: Graph, types: Mapping[str, TensorType]) -> dict[str, str | None
             base[node.name] = base[node.inputs[0]]
         else:
             base[node.name] = None if node.op == "tensor" else node.name
-            view = _written(kind, sources, shape)
+            view = _written(node, kind, sources, shape)
         layouts[node.name] = view
     return base
 

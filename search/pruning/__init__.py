@@ -1,0 +1,17 @@
+"""Ranking channels and cutting networks."""
+
+from search.pruning.criteria import CRITERIA, scores
+from search.pruning.cut import apply, apply_further
+from search.pruning.positions import everything, narrowed, relative
+from search.pruning.selection import select
+
+__all__ = [
+    "CRITERIA",
+    "apply",
+    "apply_further",
+    "everything",
+    "narrowed",
+    "relative",
+    "scores",
+    "select",
+]

@@ -1,0 +1,66 @@
+"""The test of truth: a pruned network computes what the dense one does with channels masked."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from search.pruning import apply, everything
+from search.space import Kept
+from tests.networks import ZOO
+from tests.pruning.cases import Case, case, masked, normalised, output, random_kept
+
+
+def agree(subject: Case, kept: Kept) -> None:
+    pruned = apply(subject.network, subject.space, kept)
+    expected = output(masked(subject.network, subject.space, kept), subject.example)
+    torch.testing.assert_close(
+        output(pruned, subject.example), expected, rtol=1e-9, atol=1e-9 * expected.abs().max()
+    )
+
+
+def maskable(subject: Case) -> list[int]:
+    spanned = normalised(subject.space)
+    return [index for index in range(len(subject.space.groups)) if index not in spanned]
+
+
+MASKABLE = [name for name in ZOO if name != "group_norm"]  # there a norm spans every group
+
+
+@pytest.mark.parametrize("name", MASKABLE)
+def test_each_group_alone(name: str) -> None:
+    subject, generator = case(name), np.random.default_rng(0)
+    for group in maskable(subject):
+        agree(subject, random_kept(subject.space, generator, [group]))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", MASKABLE)
+def test_all_groups_together(name: str, seed: int) -> None:
+    subject = case(name)
+    agree(subject, random_kept(subject.space, np.random.default_rng(seed + 1), maskable(subject)))
+
+
+@pytest.mark.parametrize("name", MASKABLE)
+def test_one_channel_of_each_group(name: str) -> None:
+    """The narrowest network of all still computes the same as its mask."""
+    subject = case(name)
+    kept = list(everything(subject.space))
+    for index in maskable(subject):
+        kept[index] = (subject.space.groups[index].channels // 2,)
+    agree(subject, tuple(kept))
+
+
+@pytest.mark.parametrize("name", ["resnet20b", "vgg", "densenet", "shufflenet_v2", "vit_fused"])
+def test_the_mask_matters(name: str) -> None:
+    """Cutting other channels than the masked ones gives other outputs: the test can fail."""
+    subject = case(name)
+    kept = list(everything(subject.space))
+    other = list(kept)
+    for index in maskable(subject):
+        channels = range(subject.space.groups[index].channels)
+        kept[index], other[index] = tuple(channels[1:]), tuple(channels[:-1])
+    expected = output(masked(subject.network, subject.space, tuple(kept)), subject.example)
+    found = output(apply(subject.network, subject.space, tuple(other)), subject.example)
+    assert not torch.allclose(found, expected, rtol=1e-3)
