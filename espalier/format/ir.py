@@ -105,6 +105,10 @@ class Graph:
     outputs: tuple[str, ...]
     single: bool = True
 
+    def __deepcopy__(self, memo: dict[int, object]) -> Graph:
+        """A graph is a value: copies of a network share it."""
+        return self
+
     def module_of(self, node: Node) -> Module:
         """The module that a `"module"` node calls."""
         if node.target is None:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from espalier.format.errors import FormatError, UnsupportedOperator
+from espalier.format.errors import FormatError, LimitExceeded, UnsupportedOperator
 from espalier.format.ir import Attr, Batch, Dim, Graph, Module, Node, TensorType, size
 
 Attrs = Mapping[str, Attr]
@@ -296,7 +296,9 @@ def _interpolate(inputs: Sequence[TensorType], attrs: Attrs) -> Shape:
 _UNARY: dict[str, dict[str, str]] = {
     **{name: {} for name in ("relu", "relu6", "silu", "mish", "sigmoid", "tanh", "hardswish")},
     **{name: {} for name in ("hardsigmoid", "exp", "log", "sqrt", "rsqrt", "abs", "neg", "erf")},
-    **{name: {} for name in ("reciprocal", "square", "contiguous")},
+    **{name: {} for name in ("reciprocal", "square")},
+    # Values are the same in either memory layout; kernels that follow may differ in the last bit.
+    "contiguous": {"channels_last": "bool"},
     "hardtanh": {"min": "float", "max": "float"},
     "clamp": {"min": "float?", "max": "float?"},
     "leaky_relu": {"slope": "float"},
@@ -535,17 +537,32 @@ def _type_of(graph: Graph, node: Node, known: Mapping[str, TensorType]) -> Tenso
     return TensorType(operator.shape(inputs, node.attrs), inputs[0].dtype)
 
 
-def infer(graph: Graph) -> dict[str, TensorType]:
+def _bounded(node: Node, kind: TensorType, largest: int) -> TensorType:
+    for dim in kind.shape:
+        if size(dim) < 1 or size(dim) > largest:
+            raise FormatError(f"its shape {kind.shape} is impossible")
+    if len(kind.shape) > 16 or kind.per_example() > largest:
+        raise LimitExceeded(
+            f"node {node.name} ({node.op}) has shape {kind.shape}; "
+            f"the limit is {largest} elements for one example"
+        )
+    return kind
+
+
+def infer(graph: Graph, largest: int = 2**40) -> dict[str, TensorType]:
     """Shape and element type of every node's tensor, by node name.
 
+    Args:
+        largest: elements that one tensor may have, for one example.
     Raises:
+        LimitExceeded: a tensor is larger than that.
         FormatError: a node whose inputs do not fit it; the message names the node.
     """
     known: dict[str, TensorType] = {}
     for node in graph.nodes:
         try:
-            known[node.name] = _type_of(graph, node, known)
-        except UnsupportedOperator:
+            known[node.name] = _bounded(node, _type_of(graph, node, known), largest)
+        except (UnsupportedOperator, LimitExceeded):
             raise
         except (FormatError, KeyError, ValueError, IndexError, TypeError) as error:
             raise FormatError(f"node {node.name} ({node.op}): {error}") from error
