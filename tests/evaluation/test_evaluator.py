@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from search.evaluation.data import Dataset, Examples
+from search.evaluation.errors import DatasetMismatch, DatasetTooSmall, LabelsNeeded
+from search.evaluation.evaluator import Evaluator, OriginalUnusable
+from search.evaluation.metrics import Tally, check_metric, score_of
+from search.pruning import apply
+from search.spec import EvaluationSpec
+from tests.evaluation.digits import digits, evaluator, job, kept, raw, unlabelled
+
+
+def test_metrics_equal_their_definitions() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, original = torch.randn(2, 50, 8, generator=generator)
+    labels = torch.randint(0, 8, (50,), generator=generator)
+    tally = Tally()
+    for part in torch.arange(50).split(16):
+        tally.add(logits[part], original[part], labels[part])
+    found = tally.metrics()
+    rank = (logits > logits.gather(1, labels[:, None])).sum(1)
+    p, q = original.softmax(1), logits.softmax(1)
+    expected = {
+        "top1": float((rank == 0).float().mean()),
+        "top5": float((rank < 5).float().mean()),
+        "cross_entropy": float(functional.cross_entropy(logits, labels)),
+        "agreement": float((p.argmax(1) == q.argmax(1)).float().mean()),
+        "kl": float((p * (p / q).log()).sum(1).mean()),
+    }
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_no_top5_among_five_classes_and_no_score_for_nan() -> None:
+    tally = Tally()
+    tally.add(torch.full((4, 5), torch.nan), torch.zeros(4, 5), torch.zeros(4, dtype=torch.long))
+    assert "top5" not in tally.metrics()
+    assert tally.metrics()["top1"] == 1.0  # argmax of NaN is the first class
+    assert score_of("top1", tally.metrics()) is None
+    with pytest.raises(LabelsNeeded, match="top5"):
+        check_metric("top5", labelled=True, classes=5)
+
+
+def test_the_baseline_is_the_original_on_the_holdout() -> None:
+    made = evaluator()
+    images, labels = raw()
+    holdout = made.splits.holdout
+    inputs = (torch.from_numpy(images[holdout])[:, None].float() / 16 - 0.3) / 0.4
+    with torch.no_grad():
+        right = digits().network(inputs).argmax(1).numpy() == labels[holdout]
+    found = made.baseline()
+    assert found["top1"] == pytest.approx(right.mean())
+    assert found["top1"] > 0.9
+    assert found["agreement"] == 1.0
+    assert found["kl"] == pytest.approx(0, abs=1e-9)
+
+
+def test_keeping_everything_without_recalibration_is_the_original() -> None:
+    made = evaluator(job(evaluation=EvaluationSpec(calibration=0, holdout=300)))
+    result = made.evaluate(kept(1.0))
+    assert result.metrics == pytest.approx(made.baseline())
+    assert result.score == made.baseline()["top1"]
+
+
+def test_a_score_does_not_depend_on_what_was_evaluated_before() -> None:
+    tuned = {"tuning_steps": 4, "seed": 3}
+    first = evaluator()
+    alone = first.evaluate(kept(0.5), **tuned)  # type: ignore[arg-type]
+    second = evaluator()
+    second.baseline()
+    second.evaluate(kept(0.7))
+    second.evaluate(kept(0.5), tuning_steps=7, seed=1)
+    torch.manual_seed(99)
+    before = torch.get_rng_state()
+    after = second.evaluate(kept(0.5), **tuned)  # type: ignore[arg-type]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert after.metrics == alone.metrics
+    assert all(torch.equal(value, alone.state[name]) for name, value in after.state.items())
+    other = second.evaluate(kept(0.5), tuning_steps=4, seed=4)
+    assert other.metrics != alone.metrics
+
+
+def test_the_original_is_never_changed() -> None:
+    made = evaluator()
+    before = copy.deepcopy(made.original.state_dict())
+    made.evaluate(kept(1.0), tuning_steps=3, seed=0)
+    made.evaluate(kept(0.5))
+    made.evaluate(kept(0.5), tuning_steps=3, seed=0)
+    after = made.original.state_dict()
+    assert all(torch.equal(value, before[name]) for name, value in after.items())
+    assert not any(module.training for module in made.original.modules())
+
+
+def test_tuning_helps_and_recalibration_helps() -> None:
+    cut = kept(0.5)
+    loss = {
+        calibration: evaluator(
+            job(evaluation=EvaluationSpec(calibration=calibration, holdout=300, batch_size=64))
+        )
+        .evaluate(cut)
+        .metrics["kl"]
+        for calibration in (0, 256)
+    }
+    assert loss[256] < loss[0]
+    spec = EvaluationSpec(calibration=256, holdout=300, batch_size=64, tuning_rate=0.02)
+    tuned = evaluator(job(evaluation=spec)).evaluate(cut, tuning_steps=30, seed=0)
+    assert tuned.metrics["kl"] < loss[256]
+
+
+def test_a_child_starts_from_its_parents_weights() -> None:
+    made = evaluator()
+    parent = made.evaluate(kept(0.7), tuning_steps=20, seed=0)
+    again = made.evaluate(kept(0.7), start=(kept(0.7), parent.state))
+    assert again.metrics == parent.metrics
+    child = made.evaluate(kept(0.5), start=(kept(0.7), parent.state))
+    assert child.kept == kept(0.5)
+    assert child.metrics != made.evaluate(kept(0.5)).metrics
+    rebuilt = made.network(child.kept, (child.kept, child.state))
+    assert made.measure(rebuilt, "holdout") == child.metrics
+    # Cutting the tuned parent by hand gives the same weights.
+    narrowed = parent.state["linear.weight"][:, list(kept(0.5)[-1])]
+    assert torch.equal(child.state["linear.weight"], narrowed)
+
+
+def test_untuned_plans_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = evaluator()
+    first = made.evaluate(kept(0.5))
+    monkeypatch.setattr(Evaluator, "measure", None)
+    assert made.evaluate(kept(0.5)) is first
+
+
+def test_recalibration_by_hand_gives_the_same_score() -> None:
+    made = evaluator()
+    network = copy.deepcopy(apply(made.original, made.space, kept(0.5)))
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None
+            module.train()
+    calibration = made.splits.calibration
+    with torch.no_grad():
+        for start in range(0, len(calibration), 64):
+            network(made.feed.inputs(calibration[start : start + 64]))
+    assert made.measure(network.eval(), "holdout") == made.evaluate(kept(0.5)).metrics
+
+
+# --- data without labels, data that does not fit ------------------------------------------------
+
+
+def test_unlabelled_data_is_scored_against_the_original() -> None:
+    spec = EvaluationSpec(metric="cross_entropy", calibration=128, holdout=300, tuning_rate=0.02)
+    made = evaluator(job(evaluation=spec), unlabelled())
+    assert set(made.baseline()) == {"agreement", "kl"}
+    plain = made.evaluate(kept(0.5))
+    assert plain.score == -plain.metrics["kl"]
+    tuned = made.evaluate(kept(0.5), tuning_steps=30, seed=0)
+    assert tuned.score is not None
+    assert tuned.score > plain.score
+    by_choice = evaluator(
+        job(evaluation=spec.model_copy(update={"metric": "agreement"})), unlabelled()
+    )
+    assert by_choice.evaluate(kept(0.5)).score == plain.metrics["agreement"]
+
+
+@pytest.mark.parametrize("metric", ["top1", "top5"])
+def test_accuracy_is_refused_without_labels(metric: str) -> None:
+    spec = job(evaluation=EvaluationSpec.model_validate({"metric": metric, "holdout": 300}))
+    with pytest.raises(LabelsNeeded, match="use agreement or cross_entropy"):
+        evaluator(spec, unlabelled())
+
+
+def changed(**facts: object) -> Dataset:
+    made = digits().dataset
+    return Dataset(made.train, None, made.description.model_copy(update=facts))
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"example_shape": (9, 9)}, r"\(9, 9\), but the network takes \(1, 8, 8\)"),
+        ({"example_shape": (8, 8, 3)}, "resize or rearrange"),
+        ({"largest_label": 10}, "labels reach 10, but the network tells 10"),
+        ({"classes": tuple("abcdefghijk")}, "11 classes, the network has 10"),
+    ],
+)
+def test_data_that_does_not_fit_is_refused(facts: dict[str, object], words: str) -> None:
+    with pytest.raises(DatasetMismatch, match=words):
+        evaluator(dataset=changed(**facts))
+
+
+def test_too_few_examples_are_refused() -> None:
+    with pytest.raises(DatasetTooSmall, match=r"evaluation\.holdout"):
+        evaluator(job(evaluation=EvaluationSpec(holdout=1500)))
+
+
+@pytest.mark.parametrize("layout", ["channels_last", "channels_first", "no_channel"])
+def test_layouts_give_the_same_inputs(layout: str) -> None:
+    images, labels = raw()
+    shaped = {"channels_last": images[..., None], "channels_first": images[:, None]}
+    stored = shaped.get(layout, images).astype(np.float64)
+    description = digits().dataset.description.model_copy(
+        update={"example_shape": stored.shape[1:], "dtype": "float64"}
+    )
+    made = evaluator(dataset=Dataset(Examples(stored, labels), None, description))
+    expected = (images[:4].astype(np.float32)[:, None] / 16 - 0.3) / 0.4
+    found = made.feed.inputs(np.arange(4)).numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_an_original_that_yields_nan_is_refused() -> None:
+    network = copy.deepcopy(digits().network)
+    with torch.no_grad():
+        network.get_parameter("linear.bias")[0] = torch.nan
+    made = Evaluator(network, digits().space, digits().dataset, digits().manifest, job())
+    with pytest.raises(OriginalUnusable, match="preprocessing"):
+        made.baseline()
