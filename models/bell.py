@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import structlog
 from celery import Celery
-from kombu.exceptions import OperationalError
 
 from models.settings import Settings
 
@@ -19,6 +18,7 @@ class BrokerBell:
     """A bell that sends Celery messages. Safe to share between threads."""
 
     def __init__(self, settings: Settings) -> None:
+        self._silent = False
         self._app = Celery("espalier", broker=settings.broker)
         self._app.conf.update(
             task_ignore_result=True,
@@ -34,7 +34,24 @@ class BrokerBell:
         try:
             for work_id in work_ids:
                 self._app.send_task(TASK, args=(work_id,), queue=QUEUE, retry=False)
-        except (OperationalError, OSError) as error:
-            structlog.get_logger().warning("broker.unreachable", error=str(error))
+        except Exception as error:  # the commit stands, whatever the broker or the network raises
+            self._note(error)
             return False
+        self._silent = False
         return True
+
+    def waiting(self) -> int | None:
+        """How many messages no worker has taken yet; `None` if the broker does not answer."""
+        try:
+            with self._app.connection_for_write() as connection:
+                queue = connection.default_channel.queue_declare(QUEUE, durable=True)
+                count: int = queue.message_count
+                return count
+        except Exception as error:  # whatever the broker or the network may raise
+            self._note(error)
+            return None
+
+    def _note(self, error: Exception) -> None:
+        if not self._silent:  # once, not for every message
+            structlog.get_logger().warning("broker.unreachable", error=str(error))
+        self._silent = True

@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 import obstore
 from obstore.store import LocalStore, ObjectStore, S3Store
 
-from models.errors import BlobCorrupt, BlobError, BlobMissing, BlobTooLarge
+from models.errors import BlobCorrupt, BlobMissing, BlobTooLarge, BlobUnwritable
 
 CHUNK_BYTES = 1 << 20
 
@@ -66,7 +66,7 @@ class Incoming:
 
         Raises:
             BlobTooLarge: it exceeds its cap.
-            BlobError: the disk is full, say.
+            BlobUnwritable: the disk is full, say.
         """
         self._size += len(data)
         if self._max_bytes is not None and self._size > self._max_bytes:
@@ -84,7 +84,7 @@ class Incoming:
         """What `finish` would publish; all of it can be read at `path`, to be checked first.
 
         Raises:
-            BlobError: the disk is full, say.
+            BlobUnwritable: the disk is full, say.
         """
         try:
             self._file.flush()
@@ -99,7 +99,7 @@ class Incoming:
             expected: the digest that the sender claims.
         Raises:
             BlobCorrupt: the bytes have another digest.
-            BlobError: the disk is full, say.
+            BlobUnwritable: the disk is full, say.
         """
         digest = self._hash.hexdigest()
         if expected is not None and digest != expected:
@@ -124,8 +124,8 @@ class Incoming:
             os.close(self._file.fileno())
         self.path.unlink(missing_ok=True)
 
-    def _unwritable(self, error: OSError) -> BlobError:
-        return BlobError(
+    def _unwritable(self, error: OSError) -> BlobUnwritable:
+        return BlobUnwritable(
             f"a blob of at least {self._size} bytes cannot be stored: {error.strerror or error}. "
             "Free space, or move the store with ESPALIER_BLOBS"
         )
@@ -182,7 +182,7 @@ class BlobStore:
             max_bytes: cap on its size.
             expected: the digest that the sender claims.
         Raises:
-            BlobTooLarge, BlobCorrupt, BlobError: nothing was stored.
+            BlobTooLarge, BlobCorrupt, BlobUnwritable: nothing was stored.
         """
         with self.incoming(max_bytes) as blob:
             for chunk in chunks:

@@ -20,6 +20,7 @@ from models.errors import LeaseLost, NotFound
 from models.events import append
 from models.job import Job, State
 from models.outbox import Outbox
+from models.references import release_job
 from models.states import move
 from models.work import Kind, Work, WorkState
 
@@ -237,6 +238,7 @@ def end(session: Session, job: Job, to: State, *, code: str = "", error: str = "
         )
         .execution_options(synchronize_session=False)
     )
+    release_job(session, job)
     if to is State.FAILED:
         job.error_code, job.error = code, error
         session.flush()

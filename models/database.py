@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sqlalchemy import Connection, Engine, create_engine, delete, event, make_url
+from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from models.outbox import Outbox
 from models.settings import Settings
 
 BUSY_TIMEOUT_MS = 30_000
+AWAY = (OperationalError, InterfaceError)
+"""What a database raises that is locked, restarting or out of reach: trying again may help."""
+
 RUNG = "espalier.outbox"
 """Key in `Session.info` of the outbox rows that this transaction wrote: {row id: work id}."""
 

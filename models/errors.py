@@ -35,6 +35,12 @@ class BlobError(EspalierError):
     code = "blob.error"
 
 
+class BlobUnwritable(BlobError):
+    """A store that takes no more bytes now; trying again later may help."""
+
+    code = "blob.unwritable"
+
+
 class BlobMissing(BlobError):
     """No blob of that digest."""
 

@@ -34,7 +34,8 @@ class Job(Base):
         spec: the specification, as validated.
         strategy: its strategy's name.
         prepared: what `prepare` found: baseline, costs, limits, groups.
-        snapshot: the strategy's state after the last `advance`.
+        snapshot: the strategy's state after the last `advance`, as JSON text: every digit must
+            come back.
         best: number of the best trial so far.
         checkpoint: digest of the fine-tuning's last checkpoint.
         summary: the outcome, once it succeeded.
@@ -54,7 +55,7 @@ class Job(Base):
     network_id: Mapped[str] = mapped_column(Id, ForeignKey("networks.id"), index=True)
     dataset_id: Mapped[str] = mapped_column(Id, ForeignKey("datasets.id"), index=True)
     prepared: Mapped[Facts | None] = mapped_column(Json, deferred=True)
-    snapshot: Mapped[Facts | None] = mapped_column(Json, deferred=True)
+    snapshot: Mapped[str | None] = mapped_column(Text, deferred=True)
     best: Mapped[int | None]
     checkpoint: Mapped[str | None] = mapped_column(Digest, ForeignKey("blobs.digest"), index=True)
     summary: Mapped[Facts | None] = mapped_column(Json)

@@ -142,15 +142,17 @@ def request_pause(session: Session, job_id: str) -> Job:
 def resume(session: Session, job_id: str) -> Job:
     """Take back a pause: a paused job is queued again, one that was about to pause goes on.
 
+    A job that is not paused stays as it is.
+
     Raises:
         NotFound: there is no such job.
-        StateConflict: it is neither paused nor asked to.
+        StateConflict: it has ended.
     """
     job = lock_job(session, job_id)
+    if job.terminal:
+        raise StateConflict(f"job {job_id} has already {job.state}: there is nothing to resume")
     if job.pause_requested_at is None:
-        raise StateConflict(
-            f"job {job_id} is {job.state} and not paused: there is nothing to resume"
-        )
+        return job
     job.pause_requested_at = None
     append(session, job, "request", {"request": "resume"})
     if job.state == State.PAUSED:

@@ -18,11 +18,11 @@ from models.work import Work, WorkState
 def measured_trials(session: Session, job_ids: Sequence[str]) -> dict[str, int]:
     """How many trials of each job are finished; jobs without any are left out."""
     query = (
-        select(Trial.job_id, func.count())
+        select(Trial.job_id, func.count().label("trials"))
         .where(Trial.job_id.in_(job_ids), Trial.finished_at.is_not(None))
         .group_by(Trial.job_id)
     )
-    return {job_id: count for job_id, count in session.execute(query)}
+    return {row.job_id: row.trials for row in session.execute(query)}
 
 
 def best_trials(session: Session, jobs: Sequence[Job]) -> dict[str, Trial]:
@@ -35,8 +35,8 @@ def best_trials(session: Session, jobs: Sequence[Job]) -> dict[str, Trial]:
 def jobs_by_state(session: Session) -> dict[str, int]:
     """How many jobs there are in each state, those without any included."""
     counts = dict.fromkeys((state.value for state in State), 0)
-    query = select(Job.state, func.count()).group_by(Job.state)
-    return counts | {state: count for state, count in session.execute(query)}
+    query = select(Job.state, func.count().label("jobs")).group_by(Job.state)
+    return counts | {row.state: row.jobs for row in session.execute(query)}
 
 
 def open_work(session: Session) -> dict[tuple[str, str], int]:
@@ -65,5 +65,5 @@ def unsent(session: Session) -> int:
 
 def stored_bytes(session: Session) -> int:
     """Bytes of all blobs that something uses."""
-    query = select(func.coalesce(func.sum(Blob.size_bytes), 0)).where(Blob.references > 0)
+    query = select(func.coalesce(func.sum(Blob.size_bytes), 0)).where(Blob.uses > 0)
     return int(session.scalars(query).one())

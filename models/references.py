@@ -11,6 +11,8 @@ from models.base import clock_s
 from models.blob import Blob
 from models.blobs import BlobStore
 from models.database import Database
+from models.job import Job
+from models.trial import Trial
 
 
 def retain(session: Session, digest: str, size_bytes: int) -> None:
@@ -35,6 +37,21 @@ def release(session: Session, digest: str | None) -> None:
             .values(uses=Blob.uses - 1, changed_at=clock_s())
             .execution_options(synchronize_session=False)
         )
+
+
+def release_job(session: Session, job: Job) -> None:
+    """Let go of what only a job that goes on needs: trials' weights and the checkpoint."""
+    trials = session.scalars(
+        select(Trial)
+        .where(Trial.job_id == job.id, Trial.weights.is_not(None))
+        .order_by(Trial.weights)  # the same order in every transaction: none waits for another
+    ).all()
+    for digest in sorted(filter(None, [job.checkpoint, *(trial.weights for trial in trials)])):
+        release(session, digest)
+    for trial in trials:
+        trial.weights = None
+    job.checkpoint = None
+    session.flush()
 
 
 def collect(database: Database, store: BlobStore, *, grace_s: float) -> int:

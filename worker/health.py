@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import redis
 from sqlalchemy import text
 
-from models.session import create_engine_for
+from models.bell import BrokerBell
+from models.database import Database
 from models.settings import Settings
 
 
 def main() -> None:
     settings = Settings()
-    with create_engine_for(settings.database_url).connect() as connection:
-        connection.execute(text("SELECT 1"))
-    redis.Redis.from_url(settings.redis_url, socket_timeout=5).ping()
+    with Database.of(settings).transaction(write=False) as session:
+        session.execute(text("SELECT 1"))
+    if BrokerBell(settings).waiting() is None:
+        raise SystemExit(f"the broker {settings.broker} does not answer: is Redis running?")
 
 
 if __name__ == "__main__":

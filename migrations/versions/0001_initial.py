@@ -82,7 +82,7 @@ def upgrade() -> None:
         sa.Column("network_id", sa.String(length=40), nullable=False),
         sa.Column("dataset_id", sa.String(length=40), nullable=False),
         sa.Column("prepared", JSON, nullable=True),
-        sa.Column("snapshot", JSON, nullable=True),
+        sa.Column("snapshot", sa.Text(), nullable=True),
         sa.Column("best", sa.Integer(), nullable=True),
         sa.Column("checkpoint", sa.String(length=64), nullable=True),
         sa.Column("summary", JSON, nullable=True),

@@ -1,0 +1,100 @@
+"""A job's way through its steps, with one supervisor and real children."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+
+from models.blob import Blob
+from models.claims import claim_next
+from models.events import events_after
+from models.job import State
+from models.jobs import artifacts_of, trials_of
+from models.work import Kind, Work, WorkState
+from tests.worker.conftest import Service
+
+
+def test_a_job_runs_to_its_result(service: Service) -> None:
+    job_id = service.submit(trials=12, slices=3)
+    service.slot().serve()
+    job = service.job(job_id)
+    assert job.state == State.SUCCEEDED
+    assert job.summary == {"trials": 12, "winner": 11}
+    assert job.best == 11
+    with service.database.transaction(write=False) as session:
+        (artifact,) = artifacts_of(session, job_id)
+        trials = trials_of(session, job_id)
+        events = events_after(session, job_id, 0)
+        kinds = session.scalars(select(Work.kind).where(Work.state == WorkState.DONE)).all()
+    assert b"".join(service.store.read(artifact.digest)) == b"report of 0 over 12 trials"
+    assert [trial.number for trial in trials] == list(range(12))
+    assert all(trial.told and trial.finished_at for trial in trials)
+    assert [event.number for event in events] == list(range(1, job.last_event + 1))
+    moves = [event.data["to"] for event in events if event.kind == "state"]
+    assert moves == ["queued", "running", "finalizing", "succeeded"]
+    assert kinds.count(Kind.EVALUATE) == 12
+    assert kinds.count(Kind.TUNE) == 3
+
+
+def test_one_child_serves_every_step(service: Service) -> None:
+    service.submit()
+    service.slot().serve()
+    assert len({line.split()[-1] for line in service.log.read_text().splitlines()}) == 1
+
+
+def test_no_more_trials_are_open_than_allowed(service: Service) -> None:
+    job_id = service.submit(trials=50)
+    slot = service.slot()
+    slot._settings = service.settings.model_copy(update={"trials_ahead": 4})
+    slot.serve()
+    waiting = started = most = 0
+    with service.database.transaction(write=False) as session:
+        for unit in session.scalars(select(Work).order_by(Work.id)):
+            assert unit.attempts == 1
+        trials = trials_of(session, job_id, limit=100)
+    steps = sorted(
+        [(trial.created_at, 1) for trial in trials]
+        + [(trial.finished_at or 0.0, -1) for trial in trials]
+    )
+    for _, change in steps:
+        waiting += change
+        started += change > 0
+        most = max(most, waiting)
+    assert started == 50
+    assert most == 4
+
+
+def test_weights_that_nothing_needs_are_let_go(service: Service) -> None:
+    service.submit(trials=6, slices=2)
+    service.slot().serve()
+    with service.database.transaction(write=False) as session:
+        uses = {blob.digest: blob.uses for blob in session.scalars(select(Blob))}
+    kept = {digest for digest, count in uses.items() if count}
+    contents = {b"".join(service.store.read(digest)) for digest in kept}
+    assert contents == {b"uploaded", b"report of 0 over 6 trials"}
+    assert len(uses) == 2 + 6 + 2  # six trials' weights and two checkpoints, now unused
+
+
+def test_an_error_that_trying_again_cannot_mend_fails_the_job_at_once(service: Service) -> None:
+    job_id = service.submit(raises={"prepare": "permanent"})
+    service.slot().serve()
+    job = service.job(job_id)
+    assert job.state == State.FAILED
+    assert (job.error_code, job.error) == ("format.invalid", "as it was told")
+    assert service.starts("prepare") == 1
+
+
+def test_a_large_job_does_not_hold_up_a_small_one(service: Service) -> None:
+    service.submit(trials=40, seed=1)
+    slot = service.slot()
+    with service.database.transaction() as session:
+        first = claim_next(session, "test", 10.0)
+    assert first is not None
+    slot.run(first)
+    small = service.submit(trials=1, seed=2, log=str(service.folder / "small.log"))
+    while not service.job(small).terminal:
+        with service.database.transaction() as session:
+            claim = claim_next(session, "test", 10.0)
+        assert claim is not None
+        slot.run(claim)
+    large = [line for line in service.log.read_text().splitlines() if "start evaluate" in line]
+    assert len(large) < 40

@@ -1,0 +1,292 @@
+"""What each kind of work is: arguments from the rows, and the rows from the result.
+
+    prepare -> advance <-> evaluate ... -> tune ... -> finalize -> succeeded
+
+`arguments` reads; `commit` writes the result, the events, the work that follows and its outbox
+rows in one transaction that holds only if the attempt still owns the unit.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from models.artifact import Artifact
+from models.base import clock_s
+from models.blobs import BlobStore
+from models.claims import OPEN, Claim, complete, end, enqueue, settle
+from models.events import append
+from models.job import Job, State
+from models.jobs import get_job
+from models.references import release, release_job, retain
+from models.settings import Settings
+from models.states import move
+from models.trial import Trial
+from models.work import Kind, Work
+
+Values = dict[str, Any]
+
+
+def arguments(session: Session, claim: Claim, settings: Settings) -> Values:
+    """What the child needs to run a unit, as JSON values."""
+    job = get_job(session, claim.job_id)
+    given: Values = {
+        "inputs": {
+            "spec": job.spec,
+            "network": job.network.digest,
+            "dataset": job.dataset.digest,
+        }
+    }
+    if claim.kind is Kind.PREPARE:
+        return given
+    given["prepared"] = job.prepared
+    if claim.kind is Kind.ADVANCE:
+        told = select(Trial).where(
+            Trial.job_id == job.id, Trial.finished_at.is_not(None), ~Trial.told
+        )
+        given["state"] = None if job.snapshot is None else json.loads(job.snapshot)
+        given["outcomes"] = [_outcome(row) for row in session.scalars(told.order_by(Trial.number))]
+        given["slots"] = max(0, settings.trials_ahead - _waiting(session, job))
+    elif claim.kind is Kind.EVALUATE:
+        row = _trial(session, job, claim.trial)
+        given["proposal"] = _proposal(row)
+        given["parent"] = None if row.parent is None else _result(_trial(session, job, row.parent))
+    else:
+        given["winner"] = _result(_trial(session, job, job.best))
+        given["checkpoint"] = job.checkpoint
+        if claim.kind is Kind.TUNE:
+            given["max_seconds"] = settings.slice_s
+        else:
+            rows = session.scalars(
+                select(Trial)
+                .where(Trial.job_id == job.id, Trial.finished_at.is_not(None))
+                .order_by(Trial.number)
+            )
+            given["trials"] = [{"proposal": _proposal(r), "outcome": _outcome(r)} for r in rows]
+    return given
+
+
+def commit(session: Session, claim: Claim, given: Values, result: Values, store: BlobStore) -> None:
+    """Write a unit's result and what follows from it.
+
+    Args:
+        given: the unit's arguments.
+        store: where the blobs are that the result names.
+    Raises:
+        LeaseLost: the attempt has been replaced; nothing was written.
+    """
+    job = complete(session, claim)
+    _COMMITS[claim.kind](session, job, claim, given, result, store)
+    settle(session, job)
+
+
+def fail(session: Session, claim: Claim, code: str, message: str) -> None:
+    """End a job because of an error that trying again cannot mend.
+
+    Raises:
+        LeaseLost: the attempt has been replaced; nothing was written.
+    """
+    job = complete(session, claim)
+    end(session, job, State.FAILED, code=code, error=message)
+
+
+def report(session: Session, job: Job, stage: str, fraction: float, facts: Values) -> None:
+    """Show how far a job is, as an event and on its row."""
+    job.stage, job.fraction = stage, fraction
+    append(session, job, "progress", {"stage": stage, "fraction": fraction, "facts": finite(facts)})
+
+
+def finite(values: Any) -> Any:
+    """JSON values with null for each number that JSON does not have: NaN and the infinities."""
+    if isinstance(values, float):
+        return values if math.isfinite(values) else None
+    if isinstance(values, Mapping):
+        return {key: finite(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [finite(value) for value in values]
+    return values
+
+
+def _prepare(
+    session: Session, job: Job, _claim: Claim, _given: Values, result: Values, _store: BlobStore
+) -> None:
+    job.prepared = finite(result)
+    append(
+        session,
+        job,
+        "prepared",
+        finite({key: value for key, value in result.items() if key != "graph"}),
+    )
+    report(session, job, "search", 0.0, {})
+    enqueue(session, job.id, Kind.ADVANCE)
+
+
+def _advance(
+    session: Session, job: Job, _claim: Claim, given: Values, result: Values, _store: BlobStore
+) -> None:
+    told = [outcome["number"] for outcome in given["outcomes"]]
+    for row in session.scalars(select(Trial).where(Trial.job_id == job.id, Trial.number.in_(told))):
+        row.told = True
+    job.snapshot = json.dumps(result["state"])
+    for proposal in result["proposals"]:
+        session.add(Trial(job_id=job.id, **proposal))
+    session.flush()
+    for proposal in result["proposals"]:
+        enqueue(session, job.id, Kind.EVALUATE, proposal["number"])
+    if result["best"] is not None and result["best"] != job.best:
+        job.best = result["best"]
+        best = _trial(session, job, job.best)
+        facts = {"number": best.number, "score": best.score, "cost": best.cost}
+        append(session, job, "best", facts | {"metrics": best.metrics})
+    _release_weights(session, job, set(result["needed"]))
+    if _untold(session, job):
+        enqueue(session, job.id, Kind.ADVANCE)
+    elif _waiting(session, job):
+        return  # its outcome brings the next `advance`
+    elif result["done"] and job.best is not None:
+        report(session, job, "tune", 0.0, {})
+        enqueue(session, job.id, Kind.TUNE)
+    elif result["done"]:
+        end(
+            session,
+            job,
+            State.FAILED,
+            code="search.failed",
+            error="no trial within the budget succeeded: the trials say why; allow a larger budget",
+        )
+    else:
+        end(
+            session,
+            job,
+            State.FAILED,
+            code="search.stalled",
+            error=f"strategy {job.strategy} is not done, yet neither proposes nor waits",
+        )
+
+
+def _evaluate(
+    session: Session, job: Job, claim: Claim, _given: Values, result: Values, store: BlobStore
+) -> None:
+    outcome = result["outcome"]
+    row = _trial(session, job, claim.trial)
+    row.score = finite(outcome["score"])
+    row.metrics = {key: value for key, value in outcome["metrics"].items() if math.isfinite(value)}
+    row.cost = dict(outcome["cost"])
+    row.kept = result["kept"]
+    row.finished_at = session.scalar(select(clock_s()))
+    if result["weights"] is not None:
+        retain(session, result["weights"], store.size_bytes(result["weights"]))
+        row.weights = result["weights"]
+    session.flush()
+    append(
+        session,
+        job,
+        "trial",
+        {
+            "number": row.number,
+            "plan": row.plan,
+            "parent": row.parent,
+            "tags": row.tags,
+            "score": row.score,
+            "metrics": row.metrics,
+            "cost": row.cost,
+        },
+    )
+    open_step = select(Work.id).where(
+        Work.job_id == job.id, Work.state.in_(OPEN), Work.kind != Kind.EVALUATE
+    )
+    if session.execute(open_step.limit(1)).first() is None:
+        enqueue(session, job.id, Kind.ADVANCE)
+
+
+def _tune(
+    session: Session, job: Job, _claim: Claim, _given: Values, result: Values, store: BlobStore
+) -> None:
+    before = job.checkpoint
+    retain(session, result["checkpoint"], store.size_bytes(result["checkpoint"]))
+    job.checkpoint = result["checkpoint"]
+    release(session, before)
+    append(session, job, "tuned", {"done": result["done"], "history": finite(result["history"])})
+    if result["done"]:
+        report(session, job, "finalize", 0.0, {})
+        enqueue(session, job.id, Kind.FINALIZE)
+    else:
+        enqueue(session, job.id, Kind.TUNE)
+
+
+def _finalize(
+    session: Session, job: Job, _claim: Claim, _given: Values, result: Values, store: BlobStore
+) -> None:
+    for artifact in result["artifacts"]:
+        retain(session, artifact["digest"], store.size_bytes(artifact["digest"]))
+        session.add(Artifact(job_id=job.id, **artifact))
+    job.summary = finite(result["summary"])
+    report(session, job, "done", 1.0, {})
+    move(session, job, State.SUCCEEDED, artifacts=result["artifacts"])
+    release_job(session, job)
+
+
+_COMMITS: Mapping[Kind, Callable[[Session, Job, Claim, Values, Values, BlobStore], None]] = {
+    Kind.PREPARE: _prepare,
+    Kind.ADVANCE: _advance,
+    Kind.EVALUATE: _evaluate,
+    Kind.TUNE: _tune,
+    Kind.FINALIZE: _finalize,
+}
+
+
+def _trial(session: Session, job: Job, number: int | None) -> Trial:
+    return session.get_one(Trial, (job.id, number))
+
+
+def _proposal(row: Trial) -> Values:
+    return {
+        "number": row.number,
+        "plan": row.plan,
+        "parent": row.parent,
+        "tuning_steps": row.tuning_steps,
+        "tags": row.tags,
+    }
+
+
+def _outcome(row: Trial) -> Values:
+    return {
+        "number": row.number,
+        "plan": row.plan,
+        "score": row.score,
+        "metrics": row.metrics or {},
+        "cost": row.cost or {},
+    }
+
+
+def _result(row: Trial) -> Values:
+    return {"outcome": _outcome(row), "kept": row.kept, "weights": row.weights}
+
+
+def _count(session: Session, job: Job, *conditions: Any) -> int:
+    query = select(func.count()).select_from(Trial).where(Trial.job_id == job.id, *conditions)
+    return session.execute(query).scalar_one()
+
+
+def _waiting(session: Session, job: Job) -> int:
+    return _count(session, job, Trial.finished_at.is_(None))
+
+
+def _untold(session: Session, job: Job) -> int:
+    return _count(session, job, Trial.finished_at.is_not(None), ~Trial.told)
+
+
+def _release_weights(session: Session, job: Job, needed: set[int]) -> None:
+    """Let go of the weights of trials that nothing will start from."""
+    parents = select(Trial.parent).where(Trial.job_id == job.id, Trial.finished_at.is_(None))
+    kept = {job.best, *needed, *session.scalars(parents)}
+    held = select(Trial).where(Trial.job_id == job.id, Trial.weights.is_not(None), Trial.told)
+    for row in session.scalars(held.order_by(Trial.weights)).all():
+        if row.number not in kept:
+            release(session, row.weights)
+            row.weights = None

@@ -1,0 +1,240 @@
+"""Claims units of work and has a warm child do them, one at a time a slot.
+
+While the child works, its supervisor renews the lease, writes down progress, and watches for a
+lost fence (the child is killed), a pause (it is asked to stop at a checkpoint), the end of the
+worker and the limit of time (it is asked, then killed).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import structlog
+
+from models.blobs import BlobStore
+from models.claims import Claim, claim_next, lock_job, release, renew
+from models.database import AWAY, Database
+from models.errors import LeaseLost
+from models.jobs import get_job
+from models.settings import Settings
+from worker import steps
+from worker.process import Child, ChildDied
+
+CHILD = (sys.executable, "-m", "worker.child")
+
+_TICK_S = 0.5
+_PATIENCE_LEASES = 4  # how long a write is tried again while the database is away
+_LONGEST_DELAY_S = 30.0
+
+T = TypeVar("T")
+
+
+class _GivenUp(Exception):
+    """The attempt ended without a result."""
+
+    def __init__(self, reason: str, *, counted: bool) -> None:
+        super().__init__(reason)
+        self.counted = counted
+
+
+@dataclass(slots=True)
+class _Watch:
+    """What a supervisor has to remember during one attempt; times are monotonic seconds."""
+
+    next_beat: float
+    limit: float
+    kill_at: float | None = None
+    verdict: _GivenUp | None = None
+    stopping: bool = False
+    progress: dict[str, Any] | None = field(default=None)
+
+
+class Slot:
+    """One warm child and the units it does; of one thread.
+
+    Args:
+        draining: set when the worker is to end.
+        command: what to start as the child.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        store: BlobStore,
+        settings: Settings,
+        draining: threading.Event,
+        command: Sequence[str] = CHILD,
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._settings = settings
+        self._draining = draining
+        self._command = command
+        self._child: Child | None = None
+        self._name = f"{socket.gethostname()}:{os.getpid()}:{threading.get_native_id()}"
+        self._log = structlog.get_logger().bind(slot=self._name)
+
+    def serve(self) -> int:
+        """Do one unit after another until none waits or the worker drains; gives their number."""
+        done = 0
+        while not self._draining.is_set():
+            try:
+                with self._database.transaction() as session:
+                    claim = claim_next(session, self._name, self._settings.lease_s)
+            except AWAY as error:
+                self._log.warning("claim.failed", error=str(error))
+                return done  # the reaper will ring again
+            if claim is None:
+                return done
+            self.run(claim)
+            done += 1
+        return done
+
+    def run(self, claim: Claim) -> None:
+        """Do a claimed unit: its result is committed, or the unit is given back."""
+        log = self._log.bind(job=claim.job_id, kind=claim.kind, work=claim.work_id)
+        try:
+            self._run(claim)
+        except LeaseLost as error:
+            log.info("work.lost", reason=str(error))
+            self._discard()
+        except _GivenUp as verdict:
+            log.warning("work.given_up", reason=str(verdict), attempts=claim.attempts)
+            self._give_back(claim, str(verdict), counted=verdict.counted)
+        except AWAY as error:
+            log.warning("work.unwritten", error=str(error))  # its lease will lapse
+
+    def close(self) -> None:
+        """End the child."""
+        self._discard()
+
+    def _run(self, claim: Claim) -> None:
+        with self._database.transaction(write=False) as session:
+            given = steps.arguments(session, claim, self._settings)
+        if self._child is None or not self._child.alive:
+            self._discard()
+            self._child = Child(self._settings, self._command)
+        self._child.call(claim.kind, given)
+        try:
+            answer = self._attend(claim, self._child)
+        except ChildDied as error:
+            self._child = None
+            raise _GivenUp(str(error), counted=True) from error
+        if "done" in answer:
+            self._commit(claim, given, answer["done"])
+            return
+        failed = answer["failed"]
+        if not failed["permanent"]:
+            raise _GivenUp(failed["message"], counted=True)
+        self._insist(lambda: self._transact(steps.fail, claim, failed["code"], failed["message"]))
+
+    def _attend(self, claim: Claim, child: Child) -> dict[str, Any]:
+        """Wait for the child's answer and keep the claim meanwhile."""
+        now = time.monotonic()
+        watch = _Watch(now + self._settings.heartbeat_s, now + self._settings.step_limit_s)
+        while True:
+            now = time.monotonic()
+            if now >= watch.next_beat:
+                if self._beat(claim, watch) and not watch.stopping:
+                    child.stop()
+                    watch.stopping = True
+                watch.next_beat = now + self._settings.heartbeat_s
+            self._judge(watch, child, now)
+            message = child.receive(min(_TICK_S, watch.next_beat - now))
+            if message is None or "ready" in message:
+                continue
+            if "progress" in message:
+                watch.progress = message["progress"]
+                continue
+            return message
+
+    def _judge(self, watch: _Watch, child: Child, now: float) -> None:
+        """Ask the child to stop when it must, and kill it when it does not."""
+        if watch.verdict is not None:
+            if watch.kill_at is not None and now >= watch.kill_at:
+                self._discard()
+                raise watch.verdict
+            return
+        if self._draining.is_set():
+            watch.verdict = _GivenUp("its worker ended", counted=False)
+        elif now >= watch.limit:
+            watch.verdict = _GivenUp(
+                f"it ran longer than {self._settings.step_limit_s} s (ESPALIER_STEP_LIMIT_S)",
+                counted=True,
+            )
+        if watch.verdict is not None:
+            child.stop()
+            watch.kill_at = now + self._settings.stop_grace_s
+
+    def _beat(self, claim: Claim, watch: _Watch) -> bool:
+        """Renew the lease and write down progress; gives whether the job is asked to pause.
+
+        While the database is away the child works on: whether the attempt still counts is
+        decided by the fence, not by the time.
+        """
+        progress, watch.progress = watch.progress, None
+        try:
+            with self._database.transaction() as session:
+                if progress is None:
+                    renew(session, claim, self._settings.lease_s)
+                    job = get_job(session, claim.job_id)
+                else:
+                    job = lock_job(session, claim.job_id)
+                    renew(session, claim, self._settings.lease_s)
+                    steps.report(session, job, **progress)
+                return job.pause_requested_at is not None
+        except AWAY as error:
+            self._log.warning("heartbeat.failed", error=str(error))
+            return False
+
+    def _commit(self, claim: Claim, given: steps.Values, result: steps.Values) -> None:
+        try:
+            self._insist(lambda: self._transact(steps.commit, claim, given, result, self._store))
+        except (LeaseLost, *AWAY):
+            raise
+        except Exception as error:  # a result that cannot be written; another attempt may do
+            raise _GivenUp(f"{type(error).__name__}: {error}", counted=True) from error
+
+    def _give_back(self, claim: Claim, reason: str, *, counted: bool) -> None:
+        delay_s = min(_LONGEST_DELAY_S, 2.0**claim.attempts) if counted else 0.0
+        try:
+            self._insist(
+                lambda: self._transact(
+                    release,
+                    claim,
+                    reason=reason,
+                    max_attempts=self._settings.max_attempts,
+                    counted=counted,
+                    delay_s=delay_s,
+                )
+            )
+        except (LeaseLost, *AWAY) as error:
+            self._log.info("work.not_given_back", reason=str(error))
+
+    def _transact(self, write: Callable[..., None], *given: Any, **named: Any) -> None:
+        with self._database.transaction() as session:
+            write(session, *given, **named)
+
+    def _insist(self, act: Callable[[], T]) -> T:
+        """Try again while the database is away; a write that did go through loses its lease."""
+        deadline = time.monotonic() + _PATIENCE_LEASES * self._settings.lease_s
+        while True:
+            try:
+                return act()
+            except AWAY as error:
+                if time.monotonic() > deadline:
+                    raise
+                self._log.warning("database.away", error=str(error))
+                time.sleep(_TICK_S)
+
+    def _discard(self) -> None:
+        if self._child is not None:
+            self._child.kill()
+            self._child = None
