@@ -122,7 +122,7 @@ def test_each_iteration_starts_from_the_winner_of_the_one_before() -> None:
 def one_round(spec: NetAdaptSpec, problem_: Problem, scores: list[float | None]) -> NetAdapt:
     strategy = NetAdapt(spec, problem_)
     proposals = strategy.ask(10)
-    for proposal, score in zip(proposals, scores, strict=True):
+    for proposal, score in reversed(list(zip(proposals, scores, strict=True))):
         strategy.tell(Outcome(proposal.number, proposal.plan, score))
     return strategy
 
@@ -208,6 +208,12 @@ def test_several_limits_end_within_all_of_them() -> None:
         wider[group] += 1
         above = CHAIN.of(tuple(wider))
         assert any(above[name] > limit for name, limit in limits.items())
+
+
+def test_last_target_is_the_budget_itself() -> None:
+    cost = Linear((2000, 2000), (1, 1))
+    history = play(NetAdaptSpec(first_step=0.3), Toy(problem(cost, {"macs": 2999}), sum))
+    assert [p.plan for p in history.proposals] == [(999, 2000), (2000, 999)]
 
 
 def by_brute_force(problem_: Problem, score: Score) -> float:

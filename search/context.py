@@ -1,0 +1,113 @@
+"""What the steps of one job share, loaded once a process: network, costs, data, evaluator."""
+
+from __future__ import annotations
+
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import torch
+from torch.fx import GraphModule
+
+from espalier.format.build import load
+from espalier.format.codec import graph_from_json
+from espalier.format.ir import Graph
+from espalier.format.package import Manifest, read_package
+from search.cost import Budget, CostModel, choices_of
+from search.evaluation.data import Dataset, load_dataset
+from search.evaluation.evaluator import Evaluator
+from search.files import Files
+from search.graph import space_of
+from search.records import Inputs
+from search.space import SearchSpace
+from search.spec import JobSpec
+
+
+class Problem:
+    """A network's channel groups and what their plans cost; needs no weights and no data.
+
+    Args:
+        graph: of the original network.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.space: SearchSpace = space_of(graph)
+        self.cost = CostModel(self.space)
+
+    def choices(self, spec: JobSpec) -> tuple[tuple[int, ...], ...]:
+        """Allowed widths per group."""
+        return choices_of(self.space, spec.rounding)
+
+    def budget(self, spec: JobSpec) -> Budget:
+        """The limits in absolute numbers."""
+        return Budget.resolve(spec.budget, self.cost.full)
+
+
+@lru_cache(maxsize=4)
+def problem_of(graph: str) -> Problem:
+    """The problem of a graph in its JSON form; the process keeps the last few."""
+    return Problem(graph_from_json(graph))
+
+
+class Context:
+    """All of a job that is loaded from files; each part at its first use.
+
+    Args:
+        inputs: the job.
+        package: the network's file.
+        dataset: the data's file.
+    """
+
+    def __init__(self, inputs: Inputs, package: Path, dataset: Path) -> None:
+        self.inputs = inputs
+        self._package, self._dataset = package, dataset
+
+    @cached_property
+    def problem(self) -> Problem:
+        """From the package's header alone."""
+        return Problem(read_package(self._package).graph)
+
+    @cached_property
+    def network(self) -> GraphModule:
+        """The original, in eval mode."""
+        return load(self._package)
+
+    @property
+    def manifest(self) -> Manifest:
+        manifest: Manifest = self.network.meta["manifest"]
+        return manifest
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        return load_dataset(self._dataset)
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        """On the accelerator if there is one."""
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return Evaluator(
+            self.network,
+            self.problem.space,
+            self.dataset,
+            self.manifest,
+            self.inputs.spec,
+            device,
+        )
+
+
+_last: Context | None = None
+
+
+def context_of(inputs: Inputs, files: Files) -> Context:
+    """The job's context; the process keeps the last one, since a worker's steps come in runs."""
+    global _last
+    if _last is None or _last.inputs != inputs:
+        _last = None  # the old network and data go before the new ones come
+        _last = Context(inputs, files.path(inputs.network), files.path(inputs.dataset))
+    return _last
+
+
+def forget() -> None:
+    """Let go of what the process keeps."""
+    global _last
+    _last = None
+    problem_of.cache_clear()

@@ -1,0 +1,294 @@
+"""A whole job, from a package to verified files, on real data."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.digits import save_digits, train
+from espalier.format.build import load
+from espalier.format.lift import pack
+from espalier.format.package import Preprocessing
+from search import context, engine
+from search.cost import CostModel, UnreachableBudget
+from search.evaluation.errors import DatasetMismatch
+from search.files import FolderFiles
+from search.graph import space_of
+from search.pruning import select
+from search.records import Finished, Inputs, Prepared, TrialResult, Tuned
+from search.spec import (
+    BudgetSpec,
+    EvaluationSpec,
+    FineTuneSpec,
+    JobSpec,
+    NetAdaptSpec,
+    RandomSpec,
+    StrategySpec,
+    UniformSpec,
+)
+from search.strategies.base import Outcome, Proposal
+
+NETADAPT = NetAdaptSpec(first_step=0.2, decay=1.0, tuning_steps=2)
+
+
+@dataclass(frozen=True)
+class Materials:
+    """A trained network and its data, in a store."""
+
+    folder: Path
+    files: FolderFiles
+    package: Path
+    network: str
+    dataset: str
+    test_images: np.ndarray[Any, Any]
+    test_labels: np.ndarray[Any, Any]
+
+    def job(self, strategy: StrategySpec = NETADAPT, **changes: Any) -> Inputs:
+        spec = JobSpec(
+            network="network",
+            dataset="digits",
+            budget=BudgetSpec(macs="50%"),
+            strategy=strategy,
+            evaluation=EvaluationSpec(metric="cross_entropy", calibration=128, holdout=200),
+            finetune=FineTuneSpec(epochs=2, batch_size=64),
+            seed=7,
+        )
+        return Inputs(spec.model_copy(update=changes), self.network, self.dataset)
+
+
+@pytest.fixture(scope="module")
+def materials(tmp_path_factory: pytest.TempPathFactory) -> Materials:
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("engine")
+    arrays = save_digits(folder / "digits.npz")
+    network = train(arrays["train_images"], arrays["train_labels"], epochs=3)
+    package = pack(
+        network,
+        torch.zeros(1, 1, 8, 8),
+        folder / "digits.espalier",
+        preprocessing=Preprocessing(scale=1 / 255),
+        classes=[str(digit) for digit in range(10)],
+    )
+    files = FolderFiles(folder / "files")
+    return Materials(
+        folder,
+        files,
+        package,
+        files.put(package),
+        files.put(folder / "digits.npz"),
+        arrays["test_images"],
+        arrays["test_labels"],
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(materials: Materials) -> Finished:
+    return engine.run(materials.job(), materials.files)
+
+
+def artifact(finished: Finished, name: str, files: FolderFiles) -> Path:
+    (digest,) = (item.digest for item in finished.artifacts if item.name == name)
+    return files.path(digest)
+
+
+@pytest.fixture
+def forgetful() -> Iterator[None]:
+    """Every step begins like a new process: nothing is cached."""
+    context.forget()
+    yield
+    context.forget()
+
+
+def test_prepare_says_what_there_is(materials: Materials) -> None:
+    prepared = engine.prepare(materials.job(), materials.files)
+    space = space_of(load(materials.package).meta["espalier"])
+    cost = CostModel(space)
+    assert prepared.cost == cost.of(space.full)
+    assert prepared.limits == {"macs": prepared.cost["macs"] // 2}
+    assert prepared.smallest == cost.of((1,) * len(space.groups))
+    assert [(g.name, g.channels) for g in prepared.groups] == [
+        (g.name, g.channels) for g in space.groups
+    ]
+    assert prepared.score == -prepared.baseline["cross_entropy"]
+    assert prepared.baseline["agreement"] == 1
+
+
+def test_unreachable_budget_is_refused_before_the_data_is_read(materials: Materials) -> None:
+    nothing = materials.folder / "nothing"
+    nothing.write_bytes(b"no dataset")
+    job = replace(materials.job(budget=BudgetSpec(macs=1000)), dataset=materials.files.put(nothing))
+    with pytest.raises(UnreachableBudget, match="smallest reachable") as error:
+        engine.prepare(job, materials.files)
+    assert error.value.smallest["macs"] > 1000
+
+
+def test_data_of_another_shape_is_refused(materials: Materials) -> None:
+    path = materials.folder / "other.npz"
+    np.savez(path, images=np.zeros((500, 9, 9), np.uint8), labels=np.arange(500) % 10)
+    job = replace(materials.job(), dataset=materials.files.put(path))
+    with pytest.raises(DatasetMismatch, match=r"\(9, 9\)"):
+        engine.prepare(job, materials.files)
+
+
+def test_job_ends_within_the_budget_as_counted_and_verified(
+    materials: Materials, finished: Finished
+) -> None:
+    summary = finished.summary
+    network = load(artifact(finished, "network.espalier", materials.files))
+    space = space_of(network.meta["espalier"])
+    cost = CostModel(space).of(space.full)
+    for name, count in cost.items():
+        assert summary[name]["after"] == count
+    assert cost["macs"] <= summary["macs"]["before"] // 2
+    assert cost["params"] == sum(p.numel() for p in network.parameters())
+    assert summary["verified"] is True
+    with torch.inference_mode():
+        inputs = torch.from_numpy(materials.test_images[:, None]).float() / 255
+        right = network(inputs).argmax(1).numpy() == materials.test_labels
+    assert summary["test_accuracy"]["after"] == pytest.approx(right.mean(), abs=1e-9)
+    assert summary["test_accuracy"]["after"] > 0.8
+    assert json.loads(artifact(finished, "metrics.json", materials.files).read_text()) == summary
+
+
+def test_files_of_the_result_are_what_they_say(materials: Materials, finished: Finished) -> None:
+    names = {item.name for item in finished.artifacts}
+    assert {"network.espalier", "network.onnx", "plan.json", "metrics.json", "trials.json",
+            "trials.csv", "report.html"} <= names  # fmt: skip
+    for item in finished.artifacts:
+        assert materials.files.path(item.digest).stat().st_size == item.size_bytes
+        assert "/" in item.media_type
+
+
+def plan(finished: Finished, files: FolderFiles) -> Any:
+    return json.loads(artifact(finished, "plan.json", files).read_text())["plan"]
+
+
+def digest_of_network(finished: Finished) -> str:
+    return next(a.digest for a in finished.artifacts if a.name == "network.espalier")
+
+
+@pytest.mark.usefixtures("forgetful")
+def test_three_slots_in_a_fresh_process_give_the_same_network(
+    materials: Materials, finished: Finished
+) -> None:
+    again = engine.run(materials.job(), materials.files, slots=3)
+    assert plan(again, materials.files) == plan(finished, materials.files)
+    assert digest_of_network(again) == digest_of_network(finished)
+
+
+@pytest.fixture(scope="module")
+def prepared(materials: Materials) -> Prepared:
+    return engine.prepare(materials.job(), materials.files)
+
+
+def first_round(
+    materials: Materials, prepared: Prepared
+) -> tuple[list[Proposal], dict[int, TrialResult]]:
+    advanced = engine.advance(materials.job(), prepared, None, (), 100)
+    results = {
+        p.number: engine.evaluate(materials.job(), prepared, p, None, materials.files)
+        for p in advanced.proposals
+    }
+    outcomes = [result.outcome for result in reversed(results.values())]
+    second = engine.advance(materials.job(), prepared, advanced.state, outcomes, 100)
+    assert set(second.needed) >= {second.best}
+    return list(second.proposals), results
+
+
+def test_child_keeps_some_of_its_parents_channels_and_goes_on_with_its_weights(
+    materials: Materials, prepared: Prepared
+) -> None:
+    job, files = materials.job(), materials.files
+    proposals, results = first_round(materials, prepared)
+    proposal = proposals[0]
+    assert proposal.parent is not None
+    parent = results[proposal.parent]
+    assert parent.weights is not None
+    child = engine.evaluate(job, prepared, proposal, parent, files)
+    assert tuple(map(len, child.kept)) == proposal.plan
+    assert all(set(a) <= set(b) for a, b in zip(child.kept, parent.kept, strict=True))
+    assert engine.evaluate(job, prepared, proposal, parent, files) == child
+    # The same channels from the original's weights score otherwise: the tuned ones were used.
+    fresh = engine.context_of(job, files).evaluator.evaluate(child.kept, tuning_steps=2, seed=1)
+    assert fresh.score != child.outcome.score
+    with pytest.raises(ValueError, match="starts from trial"):
+        engine.evaluate(job, prepared, proposal, None, files)
+
+
+def test_untuned_child_is_ranked_by_the_originals_weights(
+    materials: Materials, prepared: Prepared
+) -> None:
+    job, files = materials.job(UniformSpec()), materials.files
+    space = engine.context_of(job, files).problem.space
+    half = tuple(max(1, count // 2) for count in space.full)
+    quarter = tuple(max(1, count // 4) for count in space.full)
+    parent = engine.evaluate(job, prepared, Proposal(0, half), None, files)
+    child = engine.evaluate(job, prepared, Proposal(1, quarter, parent=0), parent, files)
+    assert parent.weights is None
+    assert child.weights is None
+    original, generator = load(materials.package), torch.Generator()
+    assert parent.kept == select(original, space, half, "l1", generator)
+    assert child.kept == select(original, space, quarter, "l1", generator, parent.kept)
+
+
+def test_trials_of_chance_depend_on_seed_and_number_alone(
+    materials: Materials, prepared: Prepared
+) -> None:
+    job, files = materials.job(criterion="random"), materials.files
+    half = tuple(max(1, group.channels // 2) for group in prepared.groups)
+    proposals = [Proposal(number, half, tuning_steps=1) for number in range(3)]
+    forward = [engine.evaluate(job, prepared, p, None, files) for p in proposals]
+    backward = [engine.evaluate(job, prepared, p, None, files) for p in reversed(proposals)]
+    assert forward == backward[::-1]
+    assert len({result.kept for result in forward}) == 3
+    other = engine.evaluate(
+        materials.job(criterion="random", seed=8), prepared, proposals[0], None, files
+    )
+    assert other.kept != forward[0].kept
+
+
+@pytest.mark.usefixtures("forgetful")
+def test_tuning_in_slices_equals_tuning_at_once(materials: Materials, prepared: Prepared) -> None:
+    job, files = materials.job(), materials.files
+    half = tuple(max(1, group.channels // 2) for group in prepared.groups)
+    winner = engine.evaluate(job, prepared, Proposal(0, half, tuning_steps=2), None, files)
+    whole = engine.tune(job, prepared, winner, None, files)
+    assert whole.done
+    seen: list[float] = []
+    counter = itertools.count(1)
+    sliced: Tuned | None = None
+    while sliced is None or not sliced.done:
+        context.forget()
+        sliced = engine.tune(
+            job,
+            prepared,
+            winner,
+            None if sliced is None else sliced.checkpoint,
+            files,
+            should_stop=lambda: next(counter) % 7 == 0,
+            progress=lambda _stage, fraction, _facts: seen.append(fraction),
+        )
+    assert next(counter) > 21
+    assert sliced.history == whole.history
+    assert sliced.checkpoint == whole.checkpoint
+    assert seen == sorted(seen)
+    assert seen[-1] == 1
+
+
+def test_search_without_a_winner_says_so(
+    materials: Materials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: Inputs, __: Prepared, proposal: Proposal, *___: Any) -> TrialResult:
+        return TrialResult(Outcome(proposal.number, proposal.plan, None), ())
+
+    monkeypatch.setattr(engine, "evaluate", fails)
+    with pytest.raises(engine.SearchFailed, match="none of 3 trials"):
+        engine.run(materials.job(RandomSpec(trials=3)), materials.files)
