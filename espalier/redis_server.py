@@ -91,6 +91,20 @@ class RedisServer:
         """Of the process, if it was started here."""
         return self._process.pid if self._process is not None else None
 
+    def command(self) -> list[str]:
+        """What to run, in the foreground; an old socket is removed.
+
+        Raises:
+            RedisUnavailable: it is not installed.
+        """
+        binary = find()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.unlink(missing_ok=True)
+        log = self.path.with_suffix(".log")
+        command = [str(binary), "--port", "0", "--unixsocket", str(self.path)]
+        command += ["--unixsocketperm", "700", "--save", "", "--appendonly", "no"]
+        return [*command, "--daemonize", "no", "--dir", str(log.parent), "--logfile", str(log)]
+
     def start(self) -> None:
         """Start it and wait until it answers.
 
@@ -99,13 +113,7 @@ class RedisServer:
         """
         if answers(self.path):
             return
-        binary = find()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.unlink(missing_ok=True)
-        log = self.path.with_suffix(".log")
-        command = [str(binary), "--port", "0", "--unixsocket", str(self.path)]
-        command += ["--unixsocketperm", "700", "--save", "", "--appendonly", "no"]
-        command += ["--daemonize", "no", "--dir", str(self.path.parent), "--logfile", str(log)]
+        command = self.command()
         self._process = subprocess.Popen(  # noqa: S603 - arguments are ours
             command,
             stdin=subprocess.DEVNULL,
@@ -117,7 +125,8 @@ class RedisServer:
         while not answers(self.path):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
-                raise RedisUnavailable(f"{binary} did not start: its log is {log}")
+                log = self.path.with_suffix(".log")
+                raise RedisUnavailable(f"{command[0]} did not start: its log is {log}")
             time.sleep(0.02)
 
     def stop(self) -> None:

@@ -1,0 +1,154 @@
+"""What is known of a network before anything runs: description, cost, what a budget can reach."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from api.views import (
+    ExcludedView,
+    GroupView,
+    LimitView,
+    NetworkDescription,
+    TensorView,
+    ValidationView,
+)
+from espalier.format.ir import Graph, TensorType, size
+from espalier.format.operators import infer
+from espalier.format.package import Package
+from models.blobs import BlobStore
+from search.cost import Budget, CostModel, check_reachable, choices_of, smallest_cost
+from search.evaluation.data import Description
+from search.evaluation.errors import DatasetTooSmall, LabelsNeeded
+from search.evaluation.fit import check_fits
+from search.graph import space_of
+from search.space import SearchSpace
+from search.spec import JobSpec, RoundingSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """A network's channel groups and costs."""
+
+    space: SearchSpace
+    cost: CostModel
+
+    @classmethod
+    def of(cls, graph: Graph) -> Analysis:
+        space = space_of(graph)
+        return cls(space, CostModel(space))
+
+
+class Analyses:
+    """The networks analysed last, by digest. Safe to share between threads."""
+
+    def __init__(self, keep: int = 16) -> None:
+        self._keep = keep
+        self._known: OrderedDict[str, Analysis] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, digest: str, make: Callable[[], Analysis]) -> Analysis:
+        """The analysis of that network; made if it is not among those kept."""
+        with self._lock:
+            known = self._known.get(digest)
+            if known is not None:
+                self._known.move_to_end(digest)
+                return known
+        made = make()
+        with self._lock:
+            self._known[digest] = made
+            while len(self._known) > self._keep:
+                self._known.popitem(last=False)
+        return made
+
+
+@contextmanager
+def readable(store: BlobStore, digest: str) -> Iterator[Path]:
+    """A file with the blob's bytes: its own where the store is local, else a copy."""
+    own = store.local_path(digest)
+    if own is not None:
+        yield own
+        return
+    with tempfile.TemporaryDirectory(prefix="espalier-") as folder:
+        path = Path(folder) / digest
+        store.fetch(digest, path)
+        yield path
+
+
+def _tensor(name: str, tensor: TensorType) -> TensorView:
+    return TensorView(
+        name=name, shape=tuple(size(dim) for dim in tensor.shape[1:]), dtype=tensor.dtype
+    )
+
+
+def describe(package: Package, analysis: Analysis) -> NetworkDescription:
+    """What users are told of a network that they uploaded."""
+    graph, space = package.graph, analysis.space
+    types = infer(graph)
+    kinds = Counter(
+        graph.kind_of(node) for node in graph.nodes if node.op not in ("input", "tensor")
+    )
+    return NetworkDescription(
+        inputs=tuple(_tensor(name, kind) for name, kind in graph.inputs.items()),
+        outputs=tuple(_tensor(name, types[name]) for name in graph.outputs),
+        classes=package.manifest.classes,
+        operators=dict(sorted(kinds.items(), key=lambda item: (-item[1], item[0]))),
+        cost=dict(analysis.cost.full),
+        smallest_cost=smallest_cost(analysis.cost, choices_of(space, RoundingSpec())),
+        groups=tuple(GroupView(name=group.name, channels=group.channels) for group in space.groups),
+        excluded=tuple(
+            ExcludedView(name=item.name, channels=item.channels, reason=item.reason)
+            for item in space.excluded
+        ),
+    )
+
+
+def check_job(spec: JobSpec, analysis: Analysis, dataset: Mapping[str, Any]) -> ValidationView:
+    """See that a job can be done, as far as that can be known before it runs.
+
+    Args:
+        dataset: what was found in the dataset, see `search.evaluation.data.Description`.
+    Raises:
+        UnreachableBudget: no allowed plan is within the budget.
+        DatasetError: the dataset does not fit the network or the splits asked for.
+    """
+    description = Description.model_validate(dataset)
+    check_fits(description, analysis.space.graph)
+    _check_examples(spec, description)
+    choices = choices_of(analysis.space, spec.rounding)
+    budget = Budget.resolve(spec.budget, analysis.cost.full)
+    check_reachable(analysis.cost, budget, choices)
+    least = smallest_cost(analysis.cost, choices)
+    return ValidationView(
+        spec=spec.model_dump(mode="json"),
+        budget={
+            name: LimitView(limit=limit, original=analysis.cost.full[name], smallest=least[name])
+            for name, limit in budget.limits.items()
+        },
+        groups=len(analysis.space.groups),
+    )
+
+
+def _check_examples(spec: JobSpec, dataset: Description) -> None:
+    """The arithmetic of `search.evaluation.splits.split`, before the data is read."""
+    evaluation = spec.evaluation
+    if not dataset.labelled and evaluation.metric != "agreement":
+        raise LabelsNeeded(
+            f"evaluation.metric is {evaluation.metric}, but the dataset has no labels: "
+            "set it to agreement, or upload labels"
+        )
+    left = dataset.train_examples
+    if dataset.test_examples is None:
+        left -= max(1, round(left * evaluation.test_fraction))
+    if left - evaluation.holdout - evaluation.calibration < 2:
+        raise DatasetTooSmall(
+            f"{left} examples are left for training, but evaluation.holdout takes "
+            f"{evaluation.holdout} and evaluation.calibration {evaluation.calibration}: "
+            "lower them, or bring more data"
+        )

@@ -1,0 +1,37 @@
+"""What the routes work with: the record, the blob store, the settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Query
+from starlette.requests import HTTPConnection
+
+from api.analysis import Analyses
+from models.blobs import BlobStore
+from models.database import Database
+from models.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One process's connections, shared by all its requests."""
+
+    settings: Settings
+    database: Database
+    blobs: BlobStore
+    analyses: Analyses
+
+
+def _service(connection: HTTPConnection) -> Service:
+    service: Service = connection.app.state.service
+    return service
+
+
+Services = Annotated[Service, Depends(_service)]
+Limit = Annotated[int, Query(ge=1, le=200, description="the most items to return")]
+Cursor = Annotated[
+    str | None,
+    Query(max_length=40, pattern="^[a-z0-9_]+$", description="`next_cursor` of the page before"),
+]

@@ -1,0 +1,133 @@
+"""Result files: list and download, with ranges and digests."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+from collections.abc import Iterator
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from fastapi import APIRouter, Header, Response
+from fastapi.responses import StreamingResponse
+
+from api.conditions import NotSatisfiable, byte_range, etag, matches
+from api.dependencies import Service, Services
+from api.problems import Problem, responses
+from api.schemas import ArtifactList, artifact_view
+from models.artifact import Artifact
+from models.jobs import artifacts_of, get_artifact, get_job
+
+router = APIRouter(prefix="/v1/jobs", tags=["results"])
+
+_BYTES: dict[str, Any] = {
+    "description": "The file",
+    "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+}
+_DOWNLOAD = responses(
+    404,
+    416,
+    also={
+        200: _BYTES,
+        206: {**_BYTES, "description": "The part that Range asked for"},
+        304: {"description": "Not changed since the given ETag"},
+    },
+)
+
+Range = Annotated[str | None, Header(description="as `bytes=1000-`")]
+Condition = Annotated[str | None, Header()]
+
+
+@router.get("/{job}/artifacts", operation_id="listArtifacts", responses=responses(404))
+def list_all(job: str, service: Services) -> ArtifactList:
+    """The job's result files; none before it succeeded."""
+    with service.database.transaction(write=False) as session:
+        get_job(session, job)
+        return ArtifactList(items=[artifact_view(row) for row in artifacts_of(session, job)])
+
+
+def _headers(row: Artifact) -> dict[str, str]:
+    """Of the whole file; RFC 9530 for `Repr-Digest`, RFC 6266 for the name."""
+    digest = base64.b64encode(bytes.fromhex(row.digest)).decode()
+    plain = "".join(
+        c if c.isascii() and c.isprintable() and c not in '"\\' else "_" for c in row.name
+    )
+    return {
+        "ETag": etag(row.digest),
+        "Repr-Digest": f"sha-256=:{digest}:",
+        "Accept-Ranges": "bytes",
+        "Cache-Control": "private, max-age=31536000, immutable",
+        "Content-Disposition": f"attachment; filename=\"{plain}\"; filename*=UTF-8''"
+        + quote(row.name, safe=""),
+        "X-Content-Type-Options": "nosniff",
+    }
+
+
+def _row(service: Service, job: str, name: str) -> Artifact:
+    with service.database.transaction(write=False) as session:
+        return get_artifact(session, job, name)
+
+
+def _opened(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The same pieces, the first one read now: a missing blob is an answer, not a broken one."""
+    first = next(pieces, None)
+    return itertools.chain(() if first is None else (first,), pieces)
+
+
+@router.get(
+    "/{job}/artifacts/{name}",
+    operation_id="downloadArtifact",
+    response_class=StreamingResponse,
+    responses=_DOWNLOAD,
+)
+def download(
+    job: str,
+    name: str,
+    service: Services,
+    range: Range = None,
+    if_range: Condition = None,
+    if_none_match: Condition = None,
+) -> Response:
+    """A result file, or a range of it.
+
+    The stored bytes are checked against the digest before the last of them is sent: if they are
+    damaged, the connection breaks instead of ending well.
+    """
+    row = _row(service, job, name)
+    headers = _headers(row)
+    if if_none_match is not None and matches(if_none_match, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    part = None
+    if if_range is None or if_range.strip() == headers["ETag"]:
+        try:
+            part = byte_range(range, row.size_bytes)
+        except NotSatisfiable:
+            raise Problem(
+                416,
+                "artifact.range",
+                f"{name} has {row.size_bytes} bytes, and {range} begins behind them: "
+                "ask for less, or for all of it",
+                headers={"Content-Range": f"bytes */{row.size_bytes}"},
+            ) from None
+    start, stop = part or (0, row.size_bytes)
+    headers["Content-Length"] = str(stop - start)
+    if part:
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{row.size_bytes}"
+    return StreamingResponse(
+        _opened(service.blobs.read(row.digest, start, stop)),
+        status_code=206 if part else 200,
+        headers=headers,
+        media_type=row.media_type,
+    )
+
+
+@router.head(
+    "/{job}/artifacts/{name}",
+    operation_id="headArtifact",
+    responses=responses(404, also={200: _BYTES}),
+)
+def head(job: str, name: str, service: Services) -> Response:
+    """Size, type and digest of a result file."""
+    row = _row(service, job, name)
+    headers = _headers(row) | {"Content-Length": str(row.size_bytes)}
+    return Response(headers=headers, media_type=row.media_type)

@@ -1,0 +1,243 @@
+"""Jobs: validate, create, list, watch, steer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Body, Header, Query, Request, Response
+from sqlalchemy.orm import Session
+
+from api.analysis import Analysis, check_job, readable
+from api.conditions import etag, matches
+from api.dependencies import Cursor, Limit, Service, Services
+from api.problems import FieldProblem, Problem, refused, responses
+from api.schemas import JobPage, TrialPage, example_spec, job_view, trial_view
+from api.views import JobView, ValidationView
+from api.watching import changed
+from espalier.format.package import read_package
+from models.errors import NotFound
+from models.job import Job, State
+from models.jobs import (
+    create_job,
+    get_job,
+    list_jobs,
+    request_cancel,
+    request_pause,
+    resume,
+    trials_of,
+)
+from models.overview import best_trials, measured_trials
+from models.uploads import get_dataset, get_network
+from search.cost import UnreachableBudget
+from search.evaluation.errors import DatasetError
+from search.spec import JobSpec
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+Spec = Annotated[JobSpec, Body(examples=[example_spec()])]
+Filter = Annotated[str | None, Query(max_length=200)]
+Key = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        description="the same key and body give the same job, however often they are sent",
+    ),
+]
+
+
+def views(session: Session, rows: Sequence[Job]) -> list[JobView]:
+    best = best_trials(session, rows)
+    counts = measured_trials(session, [row.id for row in rows])
+    return [job_view(row, best.get(row.id), counts.get(row.id, 0)) for row in rows]
+
+
+def view(session: Session, row: Job) -> JobView:
+    return views(session, [row])[0]
+
+
+def _analysis(service: Service, digest: str) -> Analysis:
+    """Of a network in the store, whose package was checked when it came."""
+
+    def read() -> Analysis:
+        with readable(service.blobs, digest) as path:
+            return Analysis.of(read_package(path).graph)
+
+    return service.analyses.get(digest, read)
+
+
+def _checked(service: Service, spec: JobSpec) -> ValidationView:
+    """Raises: `Problem` 422 that names the field."""
+    with service.database.transaction(write=False) as session:
+        try:
+            network = get_network(session, spec.network)
+        except NotFound as error:
+            raise refused(error, "network") from error
+        try:
+            dataset = get_dataset(session, spec.dataset)
+        except NotFound as error:
+            raise refused(error, "dataset") from error
+    try:
+        return check_job(spec, _analysis(service, network.digest), dataset.description)
+    except UnreachableBudget as error:
+        raise _unreachable(spec, error) from error
+    except DatasetError as error:
+        raise refused(error, "dataset") from error
+
+
+def _unreachable(spec: JobSpec, error: UnreachableBudget) -> Problem:
+    """With the least that each limit of the budget would have to be."""
+    fields = [
+        FieldProblem(
+            field=f"budget.{name}",
+            message=f"{limit} cannot be asked for together with rounding as it is",
+            limit=f"at least {error.smallest[name]}",
+            way_out=f"raise budget.{name}, or lower rounding.minimum and rounding.multiple",
+        )
+        for name, limit in spec.budget.limits().items()
+    ]
+    return Problem(422, error.code, str(error), errors=fields, smallest=error.smallest)
+
+
+@router.post("/validate", operation_id="validateJob", responses=responses(400, 422))
+def validate(spec: Spec, service: Services) -> ValidationView:
+    """Check a job without starting it: references, budget in absolute numbers, fit of the data."""
+    return _checked(service, spec)
+
+
+@router.post(
+    "",
+    operation_id="createJob",
+    status_code=201,
+    responses=responses(
+        400, 422, also={200: {"model": JobView, "description": "Made before, with this key"}}
+    ),
+)
+def create(spec: Spec, response: Response, service: Services, key: Key = None) -> JobView:
+    """Start a job. It is safe once this answers: no crash of a process loses it."""
+    checked = _checked(service, spec)
+    with service.database.transaction() as session:
+        made = create_job(session, checked.spec, idempotency_key=key)
+        shown = view(session, made.job)
+    response.headers["Location"] = f"/v1/jobs/{shown.id}"
+    if not made.new:
+        response.status_code = 200
+        response.headers["Idempotent-Replay"] = "true"
+    return shown
+
+
+@router.get("", operation_id="listJobs", responses=responses(422))
+def list_all(
+    service: Services,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+    state: State | None = None,
+    network: Filter = None,
+    dataset: Filter = None,
+    strategy: Filter = None,
+    name: Filter = None,
+) -> JobPage:
+    """Jobs, the newest first; every filter that is given holds."""
+    with service.database.transaction(write=False) as session:
+        page = list_jobs(
+            session,
+            limit=limit,
+            cursor=cursor,
+            state=state,
+            network=network,
+            dataset=dataset,
+            strategy=strategy,
+            name=name,
+        )
+        return JobPage(items=views(session, page.items), next_cursor=page.cursor)
+
+
+def _show(service: Service, job: str) -> JobView:
+    with service.database.transaction(write=False) as session:
+        return view(session, get_job(session, job))
+
+
+@router.get(
+    "/{job}",
+    operation_id="getJob",
+    response_model=JobView,
+    responses=responses(404, 422, also={304: {"description": "Not changed since the given ETag"}}),
+)
+async def get(
+    job: str,
+    request: Request,
+    service: Services,
+    response: Response,
+    wait: Annotated[
+        float, Query(ge=0, le=60, description="seconds to wait for a change; 0 answers at once")
+    ] = 0,
+    if_none_match: Annotated[
+        str | None, Header(description="ETag of the version that the client knows")
+    ] = None,
+) -> JobView | Response:
+    """A job as it is; with `wait`, as soon as it differs from the version the client knows.
+
+    Without `If-None-Match` the version known is that at the time of the request. A job that is
+    terminal is answered at once. When the time is up, the answer is 304 with `If-None-Match`, the
+    unchanged job without.
+    """
+    shown = await asyncio.to_thread(_show, service, job)
+    known = if_none_match is not None and matches(if_none_match, etag(shown.version))
+    waits = not shown.terminal and (if_none_match is None or known)
+    if (
+        wait
+        and waits
+        and await changed(service.database, job, shown.version, wait, request.is_disconnected)
+    ):
+        shown = await asyncio.to_thread(_show, service, job)
+        known = False
+    headers = {"ETag": etag(shown.version), "Cache-Control": "no-cache"}
+    if known:
+        return Response(status_code=304, headers=headers)
+    response.headers.update(headers)
+    return shown
+
+
+@router.get("/{job}/trials", operation_id="listTrials", responses=responses(404, 422))
+def trials(
+    job: str,
+    service: Services,
+    limit: Limit = 100,
+    cursor: Annotated[int, Query(ge=-1, lt=2**31)] = -1,
+) -> TrialPage:
+    """The plans that were tried, in the order of their numbers."""
+    with service.database.transaction(write=False) as session:
+        get_job(session, job)
+        rows = trials_of(session, job, limit=limit + 1, after=cursor)
+        more = str(rows[limit - 1].number) if len(rows) > limit else None
+        return TrialPage(items=[trial_view(row) for row in rows[:limit]], next_cursor=more)
+
+
+_STEERED = responses(404, 409)
+
+
+def _steer(service: Service, job: str, action: Literal["cancel", "pause", "resume"]) -> JobView:
+    act = {"cancel": request_cancel, "pause": request_pause, "resume": resume}[action]
+    with service.database.transaction() as session:
+        return view(session, act(session, job))
+
+
+@router.post("/{job}/cancel", operation_id="cancelJob", responses=_STEERED)
+def cancel(job: str, service: Services) -> JobView:
+    """End a job for good. To cancel it again changes nothing."""
+    return _steer(service, job, "cancel")
+
+
+@router.post("/{job}/pause", operation_id="pauseJob", responses=_STEERED)
+def pause(job: str, service: Services) -> JobView:
+    """Stop a job at its next checkpoint, to be resumed. To pause it again changes nothing."""
+    return _steer(service, job, "pause")
+
+
+@router.post("/{job}/resume", operation_id="resumeJob", responses=_STEERED)
+def resume_job(job: str, service: Services) -> JobView:
+    """Let a paused job go on."""
+    return _steer(service, job, "resume")

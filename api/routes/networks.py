@@ -1,0 +1,101 @@
+"""Networks: upload, list, describe."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from api.analysis import Analysis, describe
+from api.dependencies import Cursor, Limit, Service, Services
+from api.problems import responses
+from api.schemas import NetworkPage, network_view
+from api.uploads import DIGEST, FILE, NAME, Received, receive
+from api.views import NetworkView
+from espalier.format.package import read_package
+from models.uploads import create_network, find_network, get_network, list_networks
+
+router = APIRouter(prefix="/v1/networks", tags=["networks"])
+
+
+def _store(service: Service, received: Received) -> tuple[NetworkView, bool]:
+    """The uploaded network, and whether it is new; the same bytes under the same name are one."""
+    stored = received.stored
+    with service.database.transaction(write=False) as session:
+        name = received.name
+        known = name and find_network(session, digest=stored.digest, name=name)
+        if known:
+            return network_view(known), False
+    package = read_package(received.path)
+    analysis = service.analyses.get(stored.digest, lambda: Analysis.of(package.graph))
+    description = describe(package, analysis).model_dump(mode="json")
+    name = name or package.manifest.name
+    received.keep()
+    with service.database.transaction() as session:
+        known = find_network(session, digest=stored.digest, name=name)
+        row = known or create_network(
+            session,
+            name=name,
+            digest=stored.digest,
+            size_bytes=stored.size_bytes,
+            description=description,
+        )
+        return network_view(row), known is None
+
+
+_ANSWERS = responses(
+    400,
+    413,
+    415,
+    422,
+    507,
+    also={200: {"model": NetworkView, "description": "Already here"}},
+)
+
+
+@router.post(
+    "",
+    operation_id="uploadNetwork",
+    status_code=201,
+    responses=_ANSWERS,
+    openapi_extra=FILE,
+)
+@router.put("", operation_id="putNetwork", status_code=201, responses=_ANSWERS, openapi_extra=FILE)
+async def upload(
+    request: Request,
+    response: Response,
+    service: Services,
+    name: NAME = None,
+    sha256: DIGEST = None,
+) -> NetworkView:
+    """Upload a package made by `espalier pack`; it is checked and described at once.
+
+    Nothing in the file is executed. The same bytes under the same name give the same network.
+    """
+    limit = service.settings.max_upload_bytes
+    async with receive(request, service.blobs, limit, name=name, sha256=sha256) as received:
+        view, new = await asyncio.to_thread(_store, service, received)
+    response.status_code = 201 if new else 200
+    response.headers["Location"] = f"/v1/networks/{view.id}"
+    return view
+
+
+@router.get("", operation_id="listNetworks", responses=responses(422))
+def list_all(
+    service: Services,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+    name: Annotated[str | None, Query(max_length=200)] = None,
+) -> NetworkPage:
+    """Networks, the newest first."""
+    with service.database.transaction(write=False) as session:
+        page = list_networks(session, limit=limit, cursor=cursor, name=name)
+        return NetworkPage(items=[network_view(row) for row in page.items], next_cursor=page.cursor)
+
+
+@router.get("/{network}", operation_id="getNetwork", responses=responses(404))
+def get(network: str, service: Services) -> NetworkView:
+    """A network: its inputs, its costs, what can be pruned, and what cannot and why."""
+    with service.database.transaction(write=False) as session:
+        return network_view(get_network(session, network))

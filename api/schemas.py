@@ -1,0 +1,166 @@
+"""Requests and pages, and rows as views. What single things look like is in `api.views`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from api.views import (
+    ArtifactView,
+    DatasetView,
+    EventView,
+    JobError,
+    JobView,
+    NetworkDescription,
+    NetworkView,
+    TrialView,
+)
+from models.artifact import Artifact
+from models.dataset import Dataset
+from models.event import Event
+from models.job import Job, State
+from models.network import Network
+from models.trial import Trial
+
+_CURSOR = Field(description="give it as `cursor` for what follows; null at the end")
+
+
+class NetworkPage(BaseModel):
+    items: list[NetworkView]
+    next_cursor: str | None = _CURSOR
+
+
+class DatasetPage(BaseModel):
+    items: list[DatasetView]
+    next_cursor: str | None = _CURSOR
+
+
+class JobPage(BaseModel):
+    items: list[JobView]
+    next_cursor: str | None = _CURSOR
+
+
+class TrialPage(BaseModel):
+    items: list[TrialView]
+    next_cursor: str | None = _CURSOR
+
+
+class EventList(BaseModel):
+    items: list[EventView]
+
+
+class ArtifactList(BaseModel):
+    items: list[ArtifactView]
+
+
+# How much of a whole job each stage is, roughly; what counts is that progress never goes back.
+_STAGES = {
+    "queued": (0.0, 0.0),
+    "prepare": (0.0, 0.05),
+    "search": (0.05, 0.60),
+    "tune": (0.60, 0.90),
+    "finalize": (0.90, 1.0),
+}
+
+
+def moment(seconds: float) -> datetime:
+    """A time of the database, in UTC, to the millisecond."""
+    return datetime.fromtimestamp(round(seconds, 3), UTC)
+
+
+def progress(job: Job) -> float:
+    """The share of the whole job that is done, 0 to 1."""
+    if job.state == State.SUCCEEDED:
+        return 1.0
+    start, end = _STAGES.get(job.stage, (0.0, 0.0))
+    return round(start + (end - start) * min(1.0, max(0.0, job.fraction)), 4)
+
+
+def network_view(row: Network) -> NetworkView:
+    return NetworkView(
+        id=row.id,
+        name=row.name,
+        sha256=row.digest,
+        size_bytes=row.size_bytes,
+        created_at=moment(row.created_at),
+        description=NetworkDescription.model_validate(row.description),
+    )
+
+
+def dataset_view(row: Dataset) -> DatasetView:
+    return DatasetView(
+        id=row.id,
+        name=row.name,
+        sha256=row.digest,
+        size_bytes=row.size_bytes,
+        created_at=moment(row.created_at),
+        description=row.description,
+    )
+
+
+def trial_view(row: Trial) -> TrialView:
+    state = "open" if row.finished_at is None else "failed" if row.score is None else "done"
+    return TrialView(
+        number=row.number,
+        state=state,
+        plan=tuple(row.plan),
+        parent=row.parent,
+        tuning_steps=row.tuning_steps,
+        score=row.score,
+        metrics=row.metrics or {},
+        cost=row.cost or {},
+        tags=row.tags,
+    )
+
+
+def job_view(row: Job, best: Trial | None, trials: int) -> JobView:
+    """
+    Args:
+        best: the best trial so far.
+        trials: how many were measured.
+    """
+    error = None
+    if row.error_code is not None:
+        error = JobError(code=row.error_code, message=row.error or "")
+    return JobView(
+        id=row.id,
+        name=row.name,
+        state=row.state,
+        terminal=row.terminal,
+        stage=row.stage,
+        progress=progress(row),
+        version=row.last_event,
+        trials=trials,
+        best=None if best is None else trial_view(best),
+        error=error,
+        summary=row.summary,
+        cancel_requested=row.cancel_requested_at is not None,
+        pause_requested=row.pause_requested_at is not None,
+        created_at=moment(row.created_at),
+        updated_at=moment(row.updated_at),
+        spec=row.spec,
+    )
+
+
+def event_view(row: Event) -> EventView:
+    return EventView(number=row.number, kind=row.kind, at=moment(row.created_at), data=row.data)
+
+
+def artifact_view(row: Artifact) -> ArtifactView:
+    return ArtifactView(
+        name=row.name, media_type=row.media_type, size_bytes=row.size_bytes, sha256=row.digest
+    )
+
+
+def example_spec() -> dict[str, Any]:
+    """A specification for the documentation."""
+    return {
+        "network": "net_01k2m3n4p5q6r7s8t9v0w1x2y3",
+        "dataset": "data_01k2m3n4p5q6r7s8t9v0w1x2y3",
+        "budget": {"macs": "50%"},
+        "strategy": {"name": "netadapt", "tuning_steps": 10},
+        "finetune": {"epochs": 3},
+        "name": "digits at half the MACs",
+    }

@@ -1,0 +1,152 @@
+"""What the service tells of single things. Fields may be added; clients ignore unknown ones."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class View(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class GroupView(View):
+    """Channels that can only be removed together."""
+
+    name: str = Field(description="path of the layer that produces them")
+    channels: int
+
+
+class ExcludedView(GroupView):
+    """Channels that stay."""
+
+    reason: str = Field(description="why they cannot be pruned")
+
+
+class TensorView(View):
+    """An input or output of the network."""
+
+    name: str
+    shape: tuple[int, ...] = Field(description="without the batch")
+    dtype: str
+
+
+class NetworkDescription(View):
+    """What a network is made of, and what of it can be pruned."""
+
+    inputs: tuple[TensorView, ...]
+    outputs: tuple[TensorView, ...]
+    classes: tuple[str, ...] = Field(description="empty if the package names none")
+    operators: dict[str, int] = Field(description="how often each operator and module is called")
+    cost: dict[str, int] = Field(
+        description="`macs`, `params`, `weight_bytes`, `peak_activation_bytes` for one example"
+    )
+    smallest_cost: dict[str, int] = Field(
+        description="with one channel left in every group: no budget below this can be met"
+    )
+    groups: tuple[GroupView, ...]
+    excluded: tuple[ExcludedView, ...]
+
+
+class FileView(View):
+    """An uploaded file."""
+
+    id: str
+    name: str
+    sha256: str
+    size_bytes: int
+    created_at: datetime
+
+
+class NetworkView(FileView):
+    """An uploaded network."""
+
+    description: NetworkDescription
+
+
+class DatasetView(FileView):
+    """An uploaded dataset."""
+
+    description: dict[str, Any] = Field(description="splits, shapes, element types and classes")
+
+
+class TrialView(View):
+    """One plan that was tried."""
+
+    number: int = Field(description="counts from 0 in the job")
+    state: str = Field(description="open, done or failed")
+    plan: tuple[int, ...] = Field(description="channels kept per group, in the network's order")
+    parent: int | None = Field(description="the trial whose weights it started from")
+    tuning_steps: int
+    score: float | None = Field(description="higher is better; null until measured")
+    metrics: dict[str, float]
+    cost: dict[str, int]
+    tags: dict[str, Any] = Field(description="the strategy's facts about it")
+
+
+class JobError(View):
+    """Why a job failed."""
+
+    code: str
+    message: str
+
+
+class JobView(View):
+    """A compression job."""
+
+    id: str
+    name: str | None
+    state: str = Field(
+        description="queued, running, paused, finalizing, succeeded, failed, canceled"
+    )
+    terminal: bool = Field(description="whether the state is final")
+    stage: str | None = Field(description="what it is doing: prepare, search, tune, finalize")
+    progress: float = Field(ge=0, le=1, description="of the whole job")
+    version: int = Field(description="grows with every change")
+    trials: int = Field(description="trials measured so far")
+    best: TrialView | None = Field(description="the best trial so far")
+    error: JobError | None
+    summary: dict[str, Any] | None = Field(
+        description="before and after, once succeeded: accuracy, costs, latency"
+    )
+    cancel_requested: bool
+    pause_requested: bool
+    created_at: datetime
+    updated_at: datetime
+    spec: dict[str, Any] = Field(description="the specification as it was accepted")
+
+
+class EventView(View):
+    """Something that happened to a job."""
+
+    number: int = Field(description="counts from 1 in the job, without gaps")
+    kind: str
+    at: datetime
+    data: dict[str, Any]
+
+
+class ArtifactView(View):
+    """A result file."""
+
+    name: str
+    media_type: str
+    size_bytes: int
+    sha256: str
+
+
+class LimitView(View):
+    """One limit of a budget in absolute numbers."""
+
+    limit: int
+    original: int = Field(description="cost of the network as it is")
+    smallest: int = Field(description="the least that the job's rounding can reach")
+
+
+class ValidationView(View):
+    """What a job would do; nothing was started."""
+
+    spec: dict[str, Any] = Field(description="the specification, defaults filled in")
+    budget: dict[str, LimitView]
+    groups: int = Field(description="how many decisions the search has")

@@ -1,0 +1,117 @@
+"""What all commands share: the connection, how errors and numbers are shown."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TransferSpeedColumn,
+)
+
+from espalier.client import DEFAULT_URL, Client
+from espalier.errors import ApiError
+from espalier.format.errors import EspalierError
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Url = Annotated[
+    str,
+    typer.Option(
+        "--url",
+        envvar="ESPALIER_URL",
+        help="Where the service is.",
+        show_default=True,
+    ),
+]
+URL = DEFAULT_URL
+
+COSTS = {
+    "macs": "MACs",
+    "params": "parameters",
+    "weight_bytes": "weight bytes",
+    "peak_activation_bytes": "peak activation bytes",
+}
+
+
+@contextmanager
+def errors_as_lines() -> Iterator[None]:
+    """An error is one line on standard error and exit code 1; for a programmer's eyes nothing."""
+    try:
+        yield
+    except EspalierError as error:
+        fail(str(error), error)
+    except TimeoutError as error:
+        fail(str(error))
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        fail(f"{where}{error.strerror or error}")
+    except KeyboardInterrupt:
+        err.print("interrupted")
+        raise typer.Exit(130) from None
+
+
+@contextmanager
+def connected(url: str) -> Iterator[Client]:
+    """A client, with errors shown as lines."""
+    with errors_as_lines(), Client(url, attempts=4) as client:
+        yield client
+
+
+def fail(message: str, error: EspalierError | None = None, *, code: int = 1) -> NoReturn:
+    """Print `error: message` and end with `code`: 1 for what went wrong, 2 for wrong usage."""
+    err.print(f"[bold red]error:[/] {escape(message)}")
+    fields = error.errors if isinstance(error, ApiError) else []
+    for field in fields if len(fields) > 1 else []:
+        err.print(f"  [bold]{escape(field['field'])}[/]: {escape(field['message'])}")
+    raise typer.Exit(code)
+
+
+@contextmanager
+def transfer(label: str) -> Iterator[Progress]:
+    """A bar for bytes; nothing if standard error is no terminal."""
+    columns = (
+        TextColumn(escape(label)),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+    )
+    with Progress(*columns, console=err, disable=not err.is_terminal, transient=True) as bar:
+        yield bar
+
+
+def interactive() -> bool:
+    """Whether a person is looking: a terminal that can redraw lines."""
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def count(value: float) -> str:
+    """1234567 as `1.23 M`."""
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.4g}"
+
+
+def size(value: float) -> str:
+    """Bytes, as `1.2 MiB`."""
+    for step, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if value >= step:
+            return f"{value / step:.1f} {unit}"
+    return f"{int(value)} B"
+
+
+def quantity(name: str, value: float) -> str:
+    """A cost, in its unit."""
+    return size(value) if name.endswith("_bytes") else count(value)

@@ -1,0 +1,134 @@
+"""`espalier jobs`, `show` and `download`."""
+
+from __future__ import annotations
+
+import itertools
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from espalier.cli.console import COSTS, URL, Url, connected, err, out, size, transfer
+from espalier.cli.watching import best_line, stage, summary_lines
+
+
+def _ago(moment: str) -> str:
+    seconds = (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
+    for step, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= step:
+            return f"{seconds / step:.0f} {unit} ago"
+    return f"{max(0, seconds):.0f} s ago"
+
+
+def _budget(spec: dict[str, Any]) -> str:
+    limits = {name: limit for name, limit in spec["budget"].items() if limit is not None}
+    return ", ".join(
+        f"{COSTS[name]} {limit if isinstance(limit, str) else format(limit, ',')}"
+        for name, limit in limits.items()
+    )
+
+
+def _show(view: dict[str, Any], files: list[dict[str, Any]]) -> None:
+    out.print(f"[bold]{escape(view['name'] or 'job')}[/]  {view['id']}")
+    spec = view["spec"]
+    rows = {
+        "state": f"{stage(view)}, {view['progress']:.0%}",
+        "strategy": f"{spec['strategy']['name']}, criterion {spec['criterion']}",
+        "budget": _budget(spec),
+        "network": spec["network"],
+        "dataset": spec["dataset"],
+        "created": _ago(view["created_at"]),
+        "trials": str(view["trials"]),
+        "best": best_line(view).removeprefix("best: "),
+    }
+    if view["pause_requested"] and view["state"] != "paused":
+        rows["state"] += " (pausing)"
+    if view["error"]:
+        rows["error"] = f"{view['error']['message']} [{view['error']['code']}]"
+    for label, value in rows.items():
+        if value:
+            out.print(f"{label:<9} {escape(value)}")
+    for line in summary_lines(view["summary"] or {}):
+        out.print(line)
+    for item in files:
+        out.print(f"{size(item['size_bytes']):>10}  {item['sha256'][:12]}  {escape(item['name'])}")
+
+
+def register(app: typer.Typer) -> None:
+    @app.command()
+    def jobs(
+        state: Annotated[
+            str | None,
+            typer.Option(help="queued, running, paused, succeeded, failed, canceled ..."),
+        ] = None,
+        strategy: Annotated[str | None, typer.Option()] = None,
+        network: Annotated[str | None, typer.Option(help="A network's id.")] = None,
+        name: Annotated[str | None, typer.Option()] = None,
+        limit: Annotated[int, typer.Option(min=1, help="The most to show.")] = 20,
+        as_json: Annotated[bool, typer.Option("--json", help="As the service says it.")] = False,
+        url: Url = URL,
+    ) -> None:
+        """List jobs, the newest first."""
+        with connected(url) as client:
+            found = client.jobs(state=state, strategy=strategy, network=network, name=name)
+            views = list(itertools.islice(found, limit))
+        if as_json:
+            out.print_json(data=views)
+            return
+        if not views:
+            err.print(
+                "no jobs; start one with: espalier submit NETWORK --data DATA --budget macs=50%"
+            )
+            return
+        table = Table(
+            "job", "name", "state", "", "strategy", "budget", "created", box=box.SIMPLE_HEAD
+        )
+        for view in views:
+            table.add_row(
+                view["id"],
+                escape(view["name"] or ""),
+                stage(view),
+                f"{view['progress']:.0%}",
+                view["spec"]["strategy"]["name"],
+                _budget(view["spec"]),
+                _ago(view["created_at"]),
+            )
+        out.print(table)
+
+    @app.command()
+    def show(
+        job: Annotated[str, typer.Argument(help="The job's id.")],
+        as_json: Annotated[bool, typer.Option("--json", help="As the service says it.")] = False,
+        url: Url = URL,
+    ) -> None:
+        """Show one job: its state, settings, results."""
+        with connected(url) as client:
+            view, files = client.job(job), client.artifacts(job)
+        if as_json:
+            out.print_json(data={**view, "artifacts": files})
+        else:
+            _show(view, files)
+
+    @app.command()
+    def download(
+        job: Annotated[str, typer.Argument(help="The job's id.")],
+        output: Annotated[
+            Path | None, typer.Option("--output", "-o", help="Folder; JOB if left out.")
+        ] = None,
+        url: Url = URL,
+    ) -> None:
+        """Fetch a job's results, checked against their digests; continues where it stopped."""
+        folder = output or Path(job)
+        with connected(url) as client, transfer("downloading") as bar:
+            task = bar.add_task("", total=None)
+            paths = client.download(
+                job,
+                folder,
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+        for path in paths:
+            out.print(f"{size(path.stat().st_size):>10}  {escape(str(path))}")

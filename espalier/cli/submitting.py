@@ -1,0 +1,173 @@
+"""`espalier submit` and `espalier describe`."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from espalier.cli.console import (
+    COSTS,
+    URL,
+    Url,
+    connected,
+    err,
+    fail,
+    out,
+    quantity,
+    transfer,
+)
+from espalier.cli.watching import follow
+from espalier.client import Client
+
+_ID = re.compile(r"^(net|data)_[0-9a-z]{26}$")
+
+
+def _pair(text: str, option: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip() or not value.strip():
+        fail(f"{option} {text}: write it as NAME=VALUE", code=2)
+    return key.strip(), value.strip()
+
+
+def budget(items: list[str]) -> dict[str, Any]:
+    """`["macs=50%", "params=100000"]` as a specification's budget."""
+    found: dict[str, Any] = {}
+    for item in items:
+        name, value = _pair(item, "--budget")
+        if name not in COSTS:
+            fail(f"--budget {item}: limit one of {', '.join(COSTS)}", code=2)
+        number = value.replace("_", "").replace(",", "")
+        if not number.isdecimal() and not re.fullmatch(r"\d+(\.\d+)?%", value):
+            fail(f"--budget {item}: give a whole number, or a share as 50%", code=2)
+        found[name] = int(number) if number.isdecimal() else value
+    return found
+
+
+def settings(items: list[str]) -> dict[str, Any]:
+    """`["finetune.epochs=3"]` as nested fields; values are JSON, or else text."""
+    found: dict[str, Any] = {}
+    for item in items:
+        path, value = _pair(item, "--set")
+        *parents, last = path.split(".")
+        inner = found
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+            if not isinstance(inner, dict):
+                fail(f"--set {item}: {parent} was set to a value before", code=2)
+        try:
+            inner[last] = json.loads(value)
+        except json.JSONDecodeError:
+            inner[last] = value
+    return found
+
+
+def _sent(client: Client, kind: str, given: str) -> dict[str, Any]:
+    """The uploaded file, or the one that an id names."""
+    if _ID.match(given) and not Path(given).exists():
+        return client.network(given) if kind == "network" else client.dataset(given)
+    path = Path(given)
+    if not path.is_file():
+        fail(f"there is no file {given}, and it is no {kind}'s id: correct it", code=2)
+    upload = client.upload_network if kind == "network" else client.upload_dataset
+    with transfer(f"uploading {path.name}") as bar:
+        task = bar.add_task("", total=path.stat().st_size)
+        view = upload(path, progress=lambda done, _: bar.update(task, completed=done))
+    err.print(f"{kind} {view['id']} ({escape(view['name'])})")
+    return view
+
+
+def show_network(view: dict[str, Any]) -> None:
+    """What it is, what it costs, what can be pruned and what cannot."""
+    about = view["description"]
+    out.print(f"[bold]{escape(view['name'])}[/]  {view['id']}")
+    for word in ("inputs", "outputs"):
+        shown = ", ".join(
+            f"{item['name']} {'x'.join(map(str, item['shape']))} {item['dtype']}"
+            for item in about[word]
+        )
+        out.print(f"{word}: {escape(shown)}")
+    costs = Table("cost", "now", "smallest reachable", box=box.SIMPLE_HEAD)
+    for name, label in COSTS.items():
+        now, least = about["cost"][name], about["smallest_cost"][name]
+        share = f" ({100 * least / now:.3g} %)" if now else ""
+        costs.add_row(label, quantity(name, now), quantity(name, least) + share)
+    out.print(costs)
+    groups = Table("channel group", "channels", box=box.SIMPLE_HEAD)
+    for group in about["groups"]:
+        groups.add_row(escape(group["name"]), str(group["channels"]))
+    out.print(groups)
+    if about["excluded"]:
+        rest = Table("stays whole", "channels", "because", box=box.SIMPLE_HEAD)
+        for item in about["excluded"]:
+            rest.add_row(escape(item["name"]), str(item["channels"]), escape(item["reason"]))
+        out.print(rest)
+
+
+def register(app: typer.Typer) -> None:
+    @app.command()
+    def submit(
+        network: Annotated[str, typer.Argument(help="A package file, or a network's id.")],
+        data: Annotated[str, typer.Option(help="A dataset's file, or its id.")],
+        budget_: Annotated[
+            list[str],
+            typer.Option(
+                "--budget",
+                metavar="COST=LIMIT",
+                help="As macs=50% or params=100000; several hold at once. "
+                f"Costs: {', '.join(COSTS)}.",
+            ),
+        ],
+        strategy: Annotated[
+            str, typer.Option(help="uniform, random or netadapt; see --set for its settings.")
+        ] = "netadapt",
+        set_: Annotated[
+            list[str],
+            typer.Option(
+                "--set",
+                metavar="FIELD=VALUE",
+                help="Any other field, as finetune.epochs=3 or strategy.tuning_steps=20.",
+            ),
+        ] = [],  # noqa: B006  (typer copies it)
+        name: Annotated[str | None, typer.Option(help="Shown in lists.")] = None,
+        watch: Annotated[bool, typer.Option("--watch", help="Follow it to its end.")] = False,
+        url: Url = URL,
+    ) -> None:
+        """Start a job: fit a network to a budget. Prints the job's id."""
+        spec = settings(set_)
+        chosen = spec.setdefault("strategy", {})
+        if not isinstance(chosen, dict):
+            fail("--set strategy=...: choose it with --strategy", code=2)
+        spec["strategy"] = {"name": strategy, **chosen}
+        spec["budget"] = budget(budget_)
+        if name is not None:
+            spec["name"] = name
+        with connected(url) as client:
+            spec["network"] = _sent(client, "network", network)["id"]
+            spec["dataset"] = _sent(client, "dataset", data)["id"]
+            job = client.submit(spec)
+            out.print(job["id"])
+            if watch:
+                follow(client, job["id"])
+            else:
+                err.print(f"follow it with: espalier watch {job['id']}")
+
+    @app.command()
+    def describe(
+        network: Annotated[str, typer.Argument(help="A package file, or a network's id.")],
+        as_json: Annotated[bool, typer.Option("--json", help="As the service says it.")] = False,
+        url: Url = URL,
+    ) -> None:
+        """Show what a network costs, what of it can be pruned, and what cannot and why."""
+        with connected(url) as client:
+            view = _sent(client, "network", network)
+            if as_json:
+                out.print_json(data=view)
+            else:
+                show_network(view)

@@ -1,0 +1,128 @@
+"""The real application on a real SQLite file and a real socket, shared by the tests of its client.
+
+No broker runs here: what the broker does not take stays in the outbox, as it must.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import torch
+import uvicorn
+from torch import nn
+
+import migrations
+from api.app import create_app
+from api.dependencies import Service
+from espalier.format.lift import pack
+from models.settings import Settings
+
+MAX_UPLOAD_BYTES = 4_000_000
+CLASSES = 3
+
+
+class TinyNet(nn.Module):
+    """Two convolutions and a classifier: two channel groups, counted by hand in the tests."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 8, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.second = nn.Conv2d(8, 16, 3, padding=1)
+        self.classifier = nn.Linear(16, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.norm(self.first(x)))
+        x = torch.relu(self.second(x)).mean((2, 3))
+        found: torch.Tensor = self.classifier(x)
+        return found
+
+
+MACS = 64 * (9 * 8 + 9 * 8 * 16) + 16 * CLASSES
+PARAMS = 9 * 8 + 16 + (9 * 8 * 16 + 16) + (16 * CLASSES + CLASSES)
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """What is uploaded."""
+
+    package: Path
+    dataset: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """The application, where it answers and what it stands on."""
+
+    url: str
+    service: Service
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    folder = tmp_path_factory.mktemp("files")
+    torch.manual_seed(0)
+    package = pack(TinyNet().eval(), torch.zeros(1, 1, 8, 8), folder / "tiny.espalier", name="tiny")
+    generator = np.random.default_rng(0)
+    dataset = folder / "tiny.npz"
+    np.savez(
+        dataset,
+        images=generator.integers(0, 256, (200, 8, 8), np.uint8),
+        labels=generator.integers(0, CLASSES, 200),
+    )
+    return Files(package, dataset)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    home = tmp_path_factory.mktemp("home")
+    settings = Settings(home=home, max_upload_bytes=MAX_UPLOAD_BYTES)
+    migrations.upgrade(settings.database)
+    app = create_app(settings)
+    config = uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive(), "the server ended at its start"
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield Running(f"http://127.0.0.1:{port}", app.state.service)
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture
+def http(running: Running) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=running.url, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def uploads(running: Running, files: Files) -> dict[str, str]:
+    """Ids of the uploaded network and dataset."""
+    found = {}
+    for thing, path in (("network", files.package), ("dataset", files.dataset)):
+        answer = httpx.post(
+            f"{running.url}/v1/{thing}s", content=path.read_bytes(), timeout=60
+        ).raise_for_status()
+        found[thing] = str(answer.json()["id"])
+    return found
+
+
+@pytest.fixture
+def spec(uploads: dict[str, str]) -> dict[str, object]:
+    """A job that can be done."""
+    return {
+        **uploads,
+        "budget": {"macs": "50%"},
+        "strategy": {"name": "uniform"},
+        "evaluation": {"calibration": 20, "holdout": 50},
+    }
