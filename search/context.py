@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cached_property, lru_cache
-from pathlib import Path
 
 import torch
 from torch.fx import GraphModule
@@ -53,23 +52,23 @@ class Context:
 
     Args:
         inputs: the job.
-        package: the network's file.
-        dataset: the data's file.
+        files: asked for the network and the data when they are read, since a local copy may go
+            in the meantime.
     """
 
-    def __init__(self, inputs: Inputs, package: Path, dataset: Path) -> None:
+    def __init__(self, inputs: Inputs, files: Files) -> None:
         self.inputs = inputs
-        self._package, self._dataset = package, dataset
+        self._files = files
 
     @cached_property
     def problem(self) -> Problem:
         """From the package's header alone."""
-        return Problem(read_package(self._package).graph)
+        return Problem(read_package(self._files.path(self.inputs.network)).graph)
 
     @cached_property
     def network(self) -> GraphModule:
         """The original, in eval mode."""
-        return load(self._package)
+        return load(self._files.path(self.inputs.network))
 
     @property
     def manifest(self) -> Manifest:
@@ -78,7 +77,7 @@ class Context:
 
     @cached_property
     def dataset(self) -> Dataset:
-        return load_dataset(self._dataset)
+        return load_dataset(self._files.path(self.inputs.dataset))
 
     @cached_property
     def evaluator(self) -> Evaluator:
@@ -102,7 +101,7 @@ def context_of(inputs: Inputs, files: Files) -> Context:
     global _last
     if _last is None or _last.inputs != inputs:
         _last = None  # the old network and data go before the new ones come
-        _last = Context(inputs, files.path(inputs.network), files.path(inputs.dataset))
+        _last = Context(inputs, files)
     return _last
 
 
