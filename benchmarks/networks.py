@@ -5,7 +5,7 @@ Names of modules equal those in the published weight files, so that a `state_dic
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -109,7 +109,8 @@ class SameConv2d(nn.Conv2d):
         )
         if height or width:
             x = F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
-        return super().forward(x)
+        y: Tensor = super().forward(x)
+        return y
 
 
 class FoldedBlock(nn.Module):
@@ -217,7 +218,8 @@ class InvertedResidual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu6(self.expand(x)) if hasattr(self, "expand") else x
         y = self.project(F.relu6(self.dw(y)))
-        return x + y if self.identity else y
+        z: Tensor = x + y if self.identity else y
+        return z
 
 
 class MobileNetV2(nn.Module):
@@ -259,7 +261,7 @@ class MobileNetV2(nn.Module):
         return y
 
 
-PUBLISHED = {
+PUBLISHED: dict[str, Callable[[], nn.Module]] = {
     "cifar10_resnet20a": lambda: CifarResNet(20, "a"),
     "cifar10_resnet20a_holdout": lambda: CifarResNet(20, "a"),
     "cifar10_resnet20a_q75ft": lambda: CifarResNet(20, "a"),

@@ -42,7 +42,8 @@ class ImageNetBlock(nn.Module):
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
         out += identity
-        return self.relu(out)
+        y: Tensor = self.relu(out)
+        return y
 
 
 def resnet18() -> nn.Module:
@@ -280,7 +281,8 @@ class LinearSqueezeExcite(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         b, c, _, _ = x.size()
         y = self.fc(x.mean((2, 3)).view(b, c)).view(b, c, 1, 1)
-        return x * y.expand_as(x)
+        z: Tensor = x * y.expand_as(x)
+        return z
 
 
 class SeNet(nn.Module):
@@ -474,7 +476,8 @@ class ConvNextBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.dwconv(x).permute(0, 2, 3, 1)
         y = self.pwconv2(F.gelu(self.pwconv1(self.norm(y))))
-        return x + (self.gamma * y).permute(0, 3, 1, 2)
+        z: Tensor = x + (self.gamma * y).permute(0, 3, 1, 2)
+        return z
 
 
 class ChannelsFirstNorm(nn.Module):

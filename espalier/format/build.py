@@ -17,6 +17,7 @@ from espalier.format.build_operators import FUNCTIONS, Call, has_batch
 from espalier.format.errors import FormatError, UnsupportedOperator
 from espalier.format.ir import Attr, Batch, Graph, Module, Node
 from espalier.format.operators import MODULES
+from espalier.format.package import Package, read_package, read_tensor
 
 KINDS: Mapping[str, type[nn.Module]] = {
     "Conv1d": nn.Conv1d,
@@ -158,8 +159,7 @@ class _Tracer:
         if node.op == "dropout":
             return self._switched(node, nn.Dropout(_probability(attrs["p"])))
         if node.op == "attention" and attrs["dropout"]:
-            scale = attrs["scale"]
-            assert scale is None or isinstance(scale, float)
+            scale = None if attrs["scale"] is None else _real(attrs["scale"])
             module = Attention(_probability(attrs["dropout"]), scale, bool(attrs["causal"]))
             return self._switched(node, module)
         if node.op not in FUNCTIONS:
@@ -195,17 +195,23 @@ class _Tracer:
         return self.code
 
 
-def _probability(value: Attr) -> float:
-    if not isinstance(value, float) or not 0 <= value <= 1:
-        raise FormatError(f"a probability of {value!r}")
+def _real(value: Attr) -> float:
+    if not isinstance(value, float):
+        raise FormatError(f"{value!r} is no number")
     return value
+
+
+def _probability(value: Attr) -> float:
+    if not 0 <= _real(value) <= 1:
+        raise FormatError(f"a probability of {value!r}")
+    return _real(value)
 
 
 def build(graph: Graph, tensors: Mapping[str, Tensor]) -> fx.GraphModule:
     """The network of `graph` with `tensors` as its parameters and buffers, in eval mode.
 
     Args:
-        tensors: one for each of `graph.stored`, of its shape and type; used as they are, not copied.
+        tensors: one for each of `graph.stored`, of its shape and type; used, not copied.
     Raises:
         FormatError: a tensor is missing or does not fit, or a name cannot be used.
     """
@@ -233,7 +239,7 @@ def tensors_of(network: nn.Module) -> dict[str, Tensor]:
     Raises:
         FormatError: the network was not made by `build`, or lost a tensor since.
     """
-    held = dict(network.named_parameters(remove_duplicate=False))
+    held: dict[str, Tensor] = dict(network.named_parameters(remove_duplicate=False))
     held |= dict(network.named_buffers(remove_duplicate=False))
     missing = [name for name in graph_of(network).stored if name not in held]
     if missing:
@@ -249,17 +255,17 @@ def load(path: str | Path) -> fx.GraphModule:
     Raises:
         FormatError: the package is malformed, corrupt or too large.
     """
-    from espalier.format.package import read_package, read_tensor
-
     package = read_package(path)
-    tensors: dict[str, Tensor] = {}
-    for name, stored in package.graph.stored.items():
-        raw = (
-            torch.frombuffer(bytearray(read_tensor(package, name)), dtype=torch.uint8)
-            if (package.tensors[name].size_bytes)
-            else torch.empty(0, dtype=torch.uint8)
-        )
-        tensors[name] = raw.view(getattr(torch, stored.dtype)).reshape(stored.shape)
+    tensors = {name: _tensor(package, name) for name in package.graph.stored}
     network = build(package.graph, tensors)
     network.meta["manifest"] = package.manifest
     return network
+
+
+def _tensor(package: Package, name: str) -> Tensor:
+    stored = package.graph.stored[name]
+    data = bytearray(read_tensor(package, name))
+    dtype: torch.dtype = getattr(torch, stored.dtype)  # a name of the closed set
+    if not data:
+        return torch.empty(stored.shape, dtype=dtype)
+    return torch.frombuffer(data, dtype=dtype).reshape(stored.shape)

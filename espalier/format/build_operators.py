@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import fx
 
 from espalier.format.ir import Attr, Batch
+from espalier.format.operators import integer
 
 Attrs = Mapping[str, Attr]
 Values = Sequence[fx.Node]
@@ -37,7 +38,7 @@ Emit = Callable[[Values, Attrs, Resolve], Call]
 def _unary(function: Callable[..., Any], **names: str) -> Emit:
     """A function of one tensor; `names` maps its keywords to attributes."""
 
-    def emit(values: Values, attrs: Attrs, resolve: Resolve) -> Call:
+    def emit(values: Values, attrs: Attrs, _: Resolve) -> Call:
         return Call(function, (values[0],), {key: attrs[name] for key, name in names.items()})
 
     return emit
@@ -46,14 +47,14 @@ def _unary(function: Callable[..., Any], **names: str) -> Emit:
 def _all(function: Callable[..., Any]) -> Emit:
     """A function of all the tensors, in order."""
 
-    def emit(values: Values, attrs: Attrs, resolve: Resolve) -> Call:
+    def emit(values: Values, _attrs: Attrs, _: Resolve) -> Call:
         return Call(function, tuple(values), {})
 
     return emit
 
 
 def _arithmetic(function: Callable[..., Any]) -> Emit:
-    def emit(values: Values, attrs: Attrs, resolve: Resolve) -> Call:
+    def emit(values: Values, attrs: Attrs, _: Resolve) -> Call:
         if len(values) == 2:
             return Call(function, (values[0], values[1]), {})
         pair = (values[0], attrs["scalar"])
@@ -63,7 +64,7 @@ def _arithmetic(function: Callable[..., Any]) -> Emit:
 
 
 def _extreme(function: Callable[..., Any], bound: str) -> Emit:
-    def emit(values: Values, attrs: Attrs, resolve: Resolve) -> Call:
+    def emit(values: Values, attrs: Attrs, _: Resolve) -> Call:
         if len(values) == 2:
             return Call(function, (values[0], values[1]), {})
         return Call(torch.clamp, (values[0],), {bound: attrs["scalar"]})
@@ -71,16 +72,16 @@ def _extreme(function: Callable[..., Any], bound: str) -> Emit:
     return emit
 
 
-def _contiguous(values: Values, attrs: Attrs, resolve: Resolve) -> Call:
+def _contiguous(values: Values, attrs: Attrs, _: Resolve) -> Call:
     layout = torch.channels_last if attrs["channels_last"] else torch.contiguous_format
     return Call(torch.Tensor.contiguous, (values[0],), {"memory_format": layout})
 
 
-def _layer_norm(values: Values, attrs: Attrs, resolve: Resolve) -> Call:
+def _layer_norm(values: Values, attrs: Attrs, _: Resolve) -> Call:
     return Call(F.layer_norm, (values[0], attrs["shape"], *values[1:]), {"eps": attrs["eps"]})
 
 
-def _attention(values: Values, attrs: Attrs, resolve: Resolve) -> Call:
+def _attention(values: Values, attrs: Attrs, _: Resolve) -> Call:
     keywords = {"scale": attrs["scale"], "is_causal": attrs["causal"]}
     return Call(F.scaled_dot_product_attention, tuple(values), keywords)
 
@@ -115,18 +116,17 @@ def _expand(values: Values, attrs: Attrs, resolve: Resolve) -> Call:
     return Call(torch.Tensor.expand, (values[0], resolve(attrs["shape"])), {})
 
 
-def _cat(values: Values, attrs: Attrs, resolve: Resolve) -> Call:
+def _cat(values: Values, attrs: Attrs, _: Resolve) -> Call:
     return Call(torch.cat, (list(values),), {"dim": attrs["dim"]})
 
 
-def _slice(values: Values, attrs: Attrs, resolve: Resolve) -> Call:
-    dim = attrs["dim"]
-    assert isinstance(dim, int)
+def _slice(values: Values, attrs: Attrs, _: Resolve) -> Call:
+    dim = integer(attrs, "dim")
     cut = slice(attrs["start"], attrs["stop"], attrs["step"])
     return Call(operator.getitem, (values[0], (*[slice(None)] * dim, cut)), {})
 
 
-def _pad(values: Values, attrs: Attrs, resolve: Resolve) -> Call:
+def _pad(values: Values, attrs: Attrs, _: Resolve) -> Call:
     # Only constant padding takes a value.
     value = {"value": attrs["value"]} if attrs["mode"] == "constant" else {}
     return Call(F.pad, (values[0], attrs["pads"]), {"mode": attrs["mode"], **value})

@@ -222,7 +222,7 @@ def _check_nodes(graph: Graph) -> None:
         elif node.op == "module":
             if node.target not in graph.modules:
                 raise FormatError(f"node {node.name} calls {_shown(node.target or '')}, no module")
-            called.add(node.target)
+            called.add(node.target or "")
         elif node.op == "tensor":
             if node.target not in graph.stored:
                 raise FormatError(f"node {node.name} reads {_shown(node.target or '')}, no tensor")

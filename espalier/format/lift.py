@@ -6,76 +6,29 @@ What has no entry is refused by name. The network is only read: its modes are pu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from espalier.format.build import build, graph_of, tensors_of
+from espalier.format.check import check
 from espalier.format.errors import FormatError
-from espalier.format.ir import Batch, Graph
+from espalier.format.ir import Graph
 from espalier.format.lift_aliases import Aliases, functional
 from espalier.format.lift_context import Lifting, unsupported
+from espalier.format.lift_export import Example, examples, export, settled
 from espalier.format.lift_modules import MODULE_CALLS
 from espalier.format.lift_operators import OPERATOR_CALLS
 from espalier.format.lift_shapes import SHAPE_CALLS
-from espalier.format.operators import infer
+from espalier.format.operators import MODULES, infer
 from espalier.format.package import Preprocessing, write_package
 
 HANDLERS = {**SHAPE_CALLS, **OPERATOR_CALLS, **MODULE_CALLS}
-
-Example = Tensor | tuple[Tensor, ...]
-
-
-@contextmanager
-def _settled(network: nn.Module) -> Iterator[None]:
-    """Eval mode with gradients, so that no fused inference kernel is traced; put back afterwards."""
-    modes = [(module, module.training) for module in network.modules()]
-    gradients = [(p, p.requires_grad) for p in network.parameters() if p.is_floating_point()]
-    try:
-        network.eval()
-        for parameter, _ in gradients:
-            parameter.requires_grad_(True)
-        with torch.enable_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        for parameter, needed in gradients:
-            parameter.requires_grad_(needed)
-
-
-def _examples(example: Example) -> tuple[Tensor, ...]:
-    """Detached copies with a batch of at least two: export takes a one for a constant."""
-    given = example if isinstance(example, tuple) else (example,)
-    found = []
-    for value in given:
-        if not isinstance(value, Tensor) or value.dim() < 1 or value.shape[0] < 1:
-            raise FormatError("the example must be a tensor, or a tuple of them, batch first")
-        copy = value.detach().clone()
-        found.append(copy if len(copy) > 1 else torch.cat([copy, copy]))
-    if len({len(value) for value in found}) != 1:
-        raise FormatError("the example's tensors must agree in their first dimension, the batch")
-    return tuple(found)
-
-
-def _export(network: nn.Module, examples: tuple[Tensor, ...]) -> ExportedProgram:
-    batch = Dim("batch")
-    shapes = tuple({0: batch} for _ in examples)
-    try:
-        return torch.export.export(network, examples, dynamic_shapes=shapes, strict=False)
-    except Exception as error:  # whatever the user's forward raises, or export itself
-        raise FormatError(f"the network cannot be traced: {_first_lines(error)}") from error
-
-
-def _first_lines(error: Exception) -> str:
-    text = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {' '.join(text[:2])}"
 
 
 def _tensors(network: nn.Module, exported: ExportedProgram) -> dict[str, Tensor]:
@@ -126,30 +79,42 @@ def _translate(state: Lifting, exported: ExportedProgram) -> tuple[str, ...]:
             if target not in HANDLERS:
                 raise unsupported(node)
             aliases.check(node)
-            if written is None:
-                state.values[node] = HANDLERS[target](state, node)
-            else:
-                state.values[node] = HANDLERS[target](state, node)
+            state.values[node] = HANDLERS[target](state, node)
+            if written is not None:
                 aliases.write(node, written)
                 state.values[written] = state.values[node]
             aliases.note(node)
+            _record(state, node)
         elif node.op == "output":
-            outputs = tuple(state.read(value, node) for value in node.args[0])  # type: ignore[union-attr]
+            outputs = tuple(state.read(value, node) for value in node.args[0])
         elif node.op != "placeholder":
             raise unsupported(node)
     return outputs
 
 
+def _record(state: Lifting, node: fx.Node) -> None:
+    """Remember what export says about a node of ours, to be compared with our shape rules."""
+    name = state.values[node]
+    if isinstance(name, str) and isinstance(node.meta["val"], Tensor):
+        state.types[name] = state.type_of(node)
+        state.places[name] = node
+
+
+def _compare(state: Lifting, graph: Graph) -> None:
+    """Our shape rules must agree with what torch inferred, at every node."""
+    for name, kind in infer(graph).items():
+        if state.types.get(name, kind) != kind:
+            node = state.places[name]
+            raise unsupported(node, f"gives {state.types[name]}, the format takes it for {kind}")
+
+
+_NUMBERS = (int, float, torch.SymInt, torch.SymFloat, torch.SymBool)
+
+
 def _carries_tensor(node: fx.Node) -> bool:
+    """Whether a call matters: arithmetic on sizes and assertions about them do not."""
     value = node.meta.get("val")
-    return (
-        isinstance(value, Tensor)
-        or (isinstance(value, list | tuple) and any(isinstance(item, Tensor) for item in value))
-        or not (
-            value is None
-            or isinstance(value, int | float | torch.SymInt | torch.SymFloat | torch.SymBool)
-        )
-    )
+    return value is not None and not isinstance(value, _NUMBERS)
 
 
 def _pruned(graph: Graph) -> Graph:
@@ -163,8 +128,6 @@ def _pruned(graph: Graph) -> Graph:
     nodes.reverse()
     called = {node.target for node in nodes if node.op == "module"}
     modules = {path: module for path, module in graph.modules.items() if path in called}
-    from espalier.format.operators import MODULES
-
     used = {node.target for node in nodes if node.op == "tensor"}
     for path, module in modules.items():
         used |= {f"{path}.{local}" for local in MODULES[module.kind].tensors(module.args)}
@@ -182,9 +145,8 @@ def lift(network: nn.Module, example: Example) -> tuple[Graph, dict[str, Tensor]
         FormatError: the network cannot be traced, fixes its batch size, or returns other things
             than tensors.
     """
-    examples = _examples(example)
-    with _settled(network):
-        exported = _export(network, examples)
+    with settled(network):
+        exported = export(network, examples(example))
     state = _start(network, exported)
     outputs = _translate(state, exported)
     spec = exported.call_spec.out_spec
@@ -200,7 +162,8 @@ def lift(network: nn.Module, example: Example) -> tuple[Graph, dict[str, Tensor]
     graph = _pruned(
         Graph(tuple(state.nodes), state.modules, state.stored, state.inputs, outputs, single)
     )
-    infer(graph)
+    _compare(state, graph)
+    check(graph)
     tensors = {name: _copied(state.tensors[name]) for name in graph.stored}
     return graph, tensors
 
@@ -238,7 +201,7 @@ def pack(
         tensors = {key: _copied(value) for key, value in tensors_of(network).items()}
     else:
         graph, tensors = lift(network, example)
-        _check(network, graph, tensors, _examples(example))
+        _check(network, graph, tensors, examples(example))
     return write_package(
         path,
         {
@@ -253,18 +216,15 @@ def pack(
 
 
 def _check(
-    network: nn.Module, graph: Graph, tensors: Mapping[str, Tensor], examples: tuple[Tensor, ...]
+    network: nn.Module, graph: Graph, tensors: Mapping[str, Tensor], inputs: tuple[Tensor, ...]
 ) -> None:
     """Run both on the example: a translation that computes something else is never written."""
     rebuilt = build(graph, tensors)
-    with _settled(network), torch.random.fork_rng(devices=[]):
-        expected = network(*(value.clone() for value in examples))
-        found = rebuilt(*(value.clone() for value in examples))
+    with settled(network), torch.random.fork_rng(devices=[]):
+        expected = network(*(value.clone() for value in inputs))
+        found = rebuilt(*(value.clone() for value in inputs))
     pairs = [(expected, found)] if graph.single else list(zip(expected, found, strict=True))
     for left, right in pairs:
         if not torch.allclose(left, right, rtol=1e-4, atol=1e-5, equal_nan=True):
             worst = (left - right).abs().max().item()
             raise FormatError(f"the packed network computes something else (off by {worst:.3g})")
-
-
-__all__ = ["Batch", "lift", "pack"]

@@ -42,6 +42,9 @@ class Aliases:
         target = node.target
         if not isinstance(source, fx.Node):
             return
+        # Out of training, dropout hands its input on.
+        if target is torch.ops.aten.dropout.default:
+            self._base[node] = source
         returns = getattr(getattr(target, "_schema", None), "returns", ())
         if any(item.alias_info is not None for item in returns) or not returns:
             self._base[node] = source

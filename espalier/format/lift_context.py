@@ -60,6 +60,7 @@ class Lifting:
         batch: the symbol that export gave to the batch size.
         values: of exported nodes already translated.
         names: of stored tensors, by the exported placeholder that carries them.
+        types: what export inferred, by the names of nodes of ours, and `places` where.
     """
 
     network: nn.Module
@@ -72,6 +73,7 @@ class Lifting:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     inputs: dict[str, TensorType] = field(default_factory=dict)
     types: dict[str, TensorType] = field(default_factory=dict)
+    places: dict[str, fx.Node] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)
 
     # --- shapes ---

@@ -132,7 +132,7 @@ def _instance_norm(state: Lifting, node: fx.Node) -> str:
     if not a["use_input_stats"] or a["running_mean"] is not None or len(shape) != 4:
         raise unsupported(node, "is carried for images and without running statistics")
     args: dict[str, Attr] = {
-        "num_features": _plain(state, node, shape[1]),
+        "num_features": _plain(node, shape[1]),
         "eps": float(a["eps"]),
         "affine": a["weight"] is not None,
     }
@@ -143,7 +143,7 @@ def _group_norm(state: Lifting, node: fx.Node) -> str:
     a = arguments(node)
     path = _normalisation_path(state, node, nn.GroupNorm)
     args: dict[str, Attr] = {
-        "num_channels": _plain(state, node, state.shape(a["input"])[1]),
+        "num_channels": _plain(node, state.shape(a["input"])[1]),
         "num_groups": a["num_groups"],
         "eps": float(a["eps"]),
         "affine": a["weight"] is not None,
@@ -151,7 +151,7 @@ def _group_norm(state: Lifting, node: fx.Node) -> str:
     return state.call_module(node, "GroupNorm", path, args, a["input"])
 
 
-def _plain(state: Lifting, node: fx.Node, dim: int | Batch) -> int:
+def _plain(node: fx.Node, dim: int | Batch) -> int:
     if isinstance(dim, Batch):
         raise unsupported(node, "mixes the batch with the channels")
     return dim

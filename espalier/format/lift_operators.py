@@ -17,7 +17,7 @@ aten = torch.ops.aten
 Read = Callable[[Mapping[str, Any]], Mapping[str, Attr]]
 
 
-def _nothing(a: Mapping[str, Any]) -> Mapping[str, Attr]:
+def _nothing(_: Mapping[str, Any]) -> Mapping[str, Attr]:
     return {}
 
 
@@ -113,8 +113,7 @@ def _adaptive(kind: str, rank: int) -> Handler:
         first = value if isinstance(value, torch.Tensor) else value[0]
         out = tuple(state.dim(size, node) for size in first.shape[-rank:])
         source = state.read(node.args[0], node)
-        name = state.emit(node, f"adaptive_{kind}_pool{rank}d", (source,), {"output_size": out})
-        return name
+        return state.emit(node, f"adaptive_{kind}_pool{rank}d", (source,), {"output_size": out})
 
     return lift
 
@@ -224,9 +223,30 @@ def _layout(state: Lifting, node: fx.Node) -> str:
     return state.emit(node, "contiguous", (source,), {"channels_last": last})
 
 
-_PLAIN = ["relu", "relu6", "silu", "mish", "sigmoid", "tanh", "hardswish", "hardsigmoid", "exp", "log", "sqrt", "rsqrt", "abs", "neg", "erf", "reciprocal", "square"]
+_PLAIN = [
+    "relu",
+    "relu6",
+    "silu",
+    "mish",
+    "sigmoid",
+    "tanh",
+    "hardswish",
+    "hardsigmoid",
+    "exp",
+    "log",
+    "sqrt",
+    "rsqrt",
+    "abs",
+    "neg",
+    "erf",
+    "reciprocal",
+    "square",
+]
 
-_SHUFFLE: Read = lambda a: {"factor": next(v for k, v in a.items() if k.endswith("factor"))}  # noqa: E731
+
+def _factor(a: Mapping[str, Any]) -> Mapping[str, Attr]:
+    return {"factor": a["upscale_factor"] if "upscale_factor" in a else a["downscale_factor"]}
+
 
 OPERATOR_CALLS: Mapping[Any, Handler] = {
     **{getattr(aten, name).default: _unary(name) for name in _PLAIN},
@@ -286,8 +306,8 @@ OPERATOR_CALLS: Mapping[Any, Handler] = {
     aten.var.dim: _reduction("var"),
     aten.pad.default: _pad,
     aten.constant_pad_nd.default: _pad,
-    aten.pixel_shuffle.default: _unary("pixel_shuffle", _SHUFFLE),
-    aten.pixel_unshuffle.default: _unary("pixel_unshuffle", _SHUFFLE),
+    aten.pixel_shuffle.default: _unary("pixel_shuffle", _factor),
+    aten.pixel_unshuffle.default: _unary("pixel_unshuffle", _factor),
     aten.upsample_nearest1d.vec: _resize("nearest"),
     aten.upsample_nearest2d.vec: _resize("nearest"),
     aten._upsample_nearest_exact1d.vec: _resize("nearest-exact"),

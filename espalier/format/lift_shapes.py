@@ -161,10 +161,10 @@ def _pick(state: Lifting, node: fx.Node, source: str, of: fx.Node, dim: int, ind
 
 def _pieces(state: Lifting, node: fx.Node) -> Split:
     """Chunks and splits: each piece is a slice, made when it is read."""
-    of = node.args[0]
-    assert isinstance(of, fx.Node)
+    a = arguments(node)
+    of = a["self"]
     source, shape = state.read(of, node), state.shape(of)
-    dim = arguments(node)["dim"] % len(shape)
+    dim = a["dim"] % len(shape)
     size = shape[dim]
     if not isinstance(size, int):
         raise unsupported(node, "splits the batch")
@@ -252,13 +252,13 @@ _ALIASES = (
 SHAPE_CALLS: Mapping[Any, Handler] = {
     **dict.fromkeys(_VIEWS, _reshape),
     **dict.fromkeys(_ALIASES, _same),
-    aten.permute.default: _permute(lambda a, rank: a["dims"]),
+    aten.permute.default: _permute(lambda a, _: a["dims"]),
     aten.transpose.int: _permute(_swap("dim0", "dim1")),
     aten.swapaxes.default: _permute(_swap("axis0", "axis1")),
     aten.swapdims.default: _permute(_swap("dim0", "dim1")),
-    aten.t.default: _permute(lambda a, rank: list(range(rank))[::-1]),
-    aten.numpy_T.default: _permute(lambda a, rank: list(range(rank))[::-1]),
-    aten.mT.default: _permute(lambda a, rank: [*range(rank - 2), rank - 1, rank - 2]),
+    aten.t.default: _permute(lambda _, rank: list(range(rank))[::-1]),
+    aten.numpy_T.default: _permute(lambda _, rank: list(range(rank))[::-1]),
+    aten.mT.default: _permute(lambda _, rank: [*range(rank - 2), rank - 1, rank - 2]),
     aten.movedim.int: _permute(_moved),
     aten.movedim.intlist: _permute(_moved),
     aten.expand.default: _expand,

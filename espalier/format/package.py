@@ -229,17 +229,18 @@ def read_tensor(package: Package, name: str) -> bytes:
 # --- writing ------------------------------------------------------------------------------------
 
 
+def _bytes(data: Any) -> NDArray[np.uint8]:
+    if isinstance(data, np.ndarray):
+        return np.ascontiguousarray(data).reshape(-1).view(np.uint8)
+    return np.frombuffer(data, np.uint8)
+
+
 def _views(graph: Graph, tensors: Mapping[str, Any]) -> Iterator[bytes]:
     yield header(graph.stored)
     for name in graph.stored:
-        data = (
-            np.ascontiguousarray(tensors[name])
-            if isinstance(tensors[name], np.ndarray)
-            else (tensors[name])
-        )
-        view = memoryview(data).cast("B") if memoryview(data).nbytes else memoryview(b"")
-        for at in range(0, len(view), _PIECE):
-            yield bytes(view[at : at + _PIECE])
+        data = _bytes(tensors[name])
+        for at in range(0, len(data), _PIECE):
+            yield data[at : at + _PIECE].tobytes()
 
 
 def write_package(
@@ -252,7 +253,7 @@ def write_package(
 
     Args:
         manifest_fields: fields of `Manifest` but inputs, digests and version.
-        tensors: a buffer (array, bytes) for each of `graph.stored`, of exactly its size.
+        tensors: an array or buffer for each of `graph.stored`, of exactly its size.
     Raises:
         FormatError: the parts do not fit together, or the result could not be read back.
     """
@@ -261,7 +262,7 @@ def write_package(
     if missing:
         raise FormatError(f"tensor {missing[0]} is missing")
     for name, stored in graph.stored.items():
-        given = memoryview(tensors[name]).nbytes
+        given = _bytes(tensors[name]).nbytes
         if given != size_bytes(stored):
             raise FormatError(f"tensor {name} has {given} bytes, not {size_bytes(stored)}")
     text = graph_to_json(graph).encode()
