@@ -148,7 +148,7 @@ def _advance(
         enqueue(session, job.id, Kind.ADVANCE)
     elif _waiting(session, job):
         return  # its outcome brings the next `advance`
-    elif result["done"] and job.best is not None:
+    elif result["done"] and result["best"] is not None:
         report(session, job, "tune", 0.0, {})
         enqueue(session, job.id, Kind.TUNE)
     elif result["done"]:
