@@ -71,9 +71,10 @@ def _train(network: nn.Module, images: Tensor, labels: Tensor, epochs: int) -> N
     with torch.random.fork_rng():
         torch.manual_seed(0)
         for _ in range(epochs):
-            for part in torch.randperm(len(images)).split(64):
+            for part in torch.split(torch.randperm(len(images)), 64):
                 optimizer.zero_grad()
-                functional.cross_entropy(network(images[part]), labels[part]).backward()
+                loss = functional.cross_entropy(network(images[part]), labels[part])
+                torch.autograd.backward(loss)
                 optimizer.step()
     network.eval()
 

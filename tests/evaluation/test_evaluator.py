@@ -21,7 +21,7 @@ def test_metrics_equal_their_definitions() -> None:
     logits, original = torch.randn(2, 50, 8, generator=generator)
     labels = torch.randint(0, 8, (50,), generator=generator)
     tally = Tally()
-    for part in torch.arange(50).split(16):
+    for part in torch.split(torch.arange(50), 16):
         tally.add(logits[part], original[part], labels[part])
     found = tally.metrics()
     rank = (logits > logits.gather(1, labels[:, None])).sum(1)

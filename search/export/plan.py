@@ -1,0 +1,31 @@
+"""The plan as a file: which channels stayed, by group and by layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from search.pruning.positions import cuts, everything
+from search.space import Kept, SearchSpace
+
+
+def plan_facts(space: SearchSpace, kept: Kept) -> dict[str, Any]:
+    """JSON values: kept channels per group, kept positions per layer, and what was left out.
+
+    A layer's entry names, for each of its tensors that lost something, the dimensions that were
+    cut and the indices that stayed, all numbered as in the original network.
+    """
+    layers: dict[str, dict[str, dict[str, list[int]]]] = {}
+    for (tensor, dim), indices in sorted(cuts(space, everything(space), kept).items()):
+        layer, _, name = tensor.rpartition(".")
+        layers.setdefault(layer, {}).setdefault(name, {})[str(dim)] = indices.tolist()
+    return {
+        "groups": [
+            {"name": group.name, "channels": group.channels, "kept": list(channels)}
+            for group, channels in zip(space.groups, kept, strict=True)
+        ],
+        "layers": layers,
+        "excluded": [
+            {"name": item.name, "channels": item.channels, "reason": item.reason}
+            for item in space.excluded
+        ],
+    }

@@ -1,0 +1,323 @@
+"""The report that a person reads: one self-contained HTML file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from search.export import words
+from search.export.page import Markup, document, join, table, tag
+from search.export.plot import Landscape, Point, landscape, progress
+from search.export.result import Result
+
+Metrics = Mapping[str, Any]
+
+
+def report(result: Result, metrics: Metrics) -> str:
+    """The page.
+
+    Args:
+        metrics: what `metrics.json` holds: hold-out and test metrics, measured costs, latency.
+    """
+    name = _title(result)
+    return document(
+        f"{name}, pruned",
+        _header(result, name),
+        _cards(metrics),
+        _before_and_after(metrics),
+        _plots(result, metrics),
+        _comparison(result, metrics),
+        _bars(result),
+        _finetuning(result, metrics),
+        _asked(result),
+        _exclusions(result),
+        _loading(result, metrics),
+        tag("footer", "Made by Espalier. Everything on this page is also in metrics.json, "
+            "plan.json and trials.json."),
+    )  # fmt: skip
+
+
+def _title(result: Result) -> str:
+    manifest = result.evaluator.original.meta["manifest"]
+    return str(result.spec.name or manifest.name)
+
+
+def _shown_metric(result: Result, metrics: Metrics) -> str:
+    """The metric of the search; what stands for it where there are no labels."""
+    metric = str(result.spec.evaluation.metric)
+    return metric if metric in metrics["holdout"]["original"] else "kl"
+
+
+def _budget_words(result: Result) -> str:
+    asked = result.spec.budget.limits()
+    parts = []
+    for name, limit in result.limits.items():
+        given = f" ({asked[name]})" if isinstance(asked.get(name), str) else ""
+        label = words.COSTS.get(name, name).lower()
+        parts.append(f"{label} at most {words.cost_text(name, limit)}{given}")
+    return ", ".join(parts)
+
+
+def _header(result: Result, name: str) -> Markup:
+    strategy = words.STRATEGIES.get(result.spec.strategy.name, result.spec.strategy.name)
+    count = len(result.trials)
+    line = f"{strategy}, {count} trial{'s' * (count != 1)}; {_budget_words(result)}."
+    return tag("header", tag("h1", name), tag("p", line))
+
+
+def _card(what: str, value: str, source: str, *, first: bool = False) -> Markup:
+    return tag(
+        "div",
+        tag("div", what, class_="what"),
+        tag("div", value, class_="value"),
+        tag("div", source, class_="from"),
+        class_="card first" if first else "card",
+    )
+
+
+def _cards(metrics: Metrics) -> Markup:
+    test, cost, latency = metrics["test"], metrics["cost"], metrics["latency_s"]
+    if "top1" in test["after"]:
+        before, after = test["before"]["top1"], test["after"]["top1"]
+        source = f"from {words.metric_text('top1', before)}, {words.points_text(before, after)}"
+        shown = _card("Test accuracy", words.metric_text("top1", after), source, first=True)
+    else:
+        value = words.metric_text("agreement", test["after"]["agreement"])
+        shown = _card("Agreement with the original", value, "on the test split", first=True)
+    cards = [shown]
+    for name in ("macs", "params"):
+        before, after = cost["before"][name], cost["after"][name]
+        source = f"{words.cost_text(name, before)} to {words.cost_text(name, after)}"
+        cards.append(_card(words.COSTS[name], words.change_text(before, after), source))
+    before, after = latency["before"], latency["after"]
+    source = f"{words.seconds_text(before)} to {words.seconds_text(after)}, one example"
+    cards.append(_card("Latency", words.change_text(before, after), source))
+    return tag("div", *cards, class_="cards")
+
+
+def _before_and_after(metrics: Metrics) -> Markup:
+    test, cost, latency = metrics["test"], metrics["cost"], metrics["latency_s"]
+    rows: list[tuple[str, ...]] = []
+    for name in words.METRICS:
+        if name not in test["after"]:
+            continue
+        before, after = test["before"][name], test["after"][name]
+        if words.is_fraction(name):
+            change = words.points_text(before, after)
+        else:
+            change = f"{after - before:+.4g}".replace("-", "−")
+        rows.append(
+            (words.METRICS[name], *(words.metric_text(name, v) for v in (before, after)), change)
+        )
+    for name, before in cost["before"].items():
+        after = cost["after"][name]
+        texts = (words.cost_text(name, before), words.cost_text(name, after))
+        rows.append((words.COSTS.get(name, name), *texts, words.change_text(before, after)))
+    before, after = latency["before"], latency["after"]
+    texts = (words.seconds_text(before), words.seconds_text(after))
+    rows.append(("Latency, one example", *texts, words.change_text(before, after)))
+    note = (
+        f"Measured on {metrics['test_examples']} test examples, which nothing before has seen, "
+        f"after reloading the exported files in a fresh process ({metrics['device']}). Costs are "
+        "for one example."
+    )
+    return tag(
+        "section",
+        tag("h2", "Before and after"),
+        tag("p", note),
+        table(("", "Original", "Pruned", "Change"), rows),
+    )
+
+
+def _ancestors(result: Result) -> Iterator[int]:
+    """The winner and the trials that it started from, youngest first."""
+    parents = {trial.proposal.number: trial.proposal.parent for trial in result.trials}
+    number: int | None = result.winner
+    while number is not None and number in parents:
+        yield number
+        number = parents.pop(number)
+
+
+def _point(metric: str, cost: Mapping[str, int], found: Mapping[str, float]) -> Point | None:
+    value = found.get(metric)
+    return None if value is None or not math.isfinite(value) else Point(cost, value)
+
+
+def _landscape(result: Result, metrics: Metrics) -> Landscape:
+    metric = _shown_metric(result, metrics)
+    holdout = metrics["holdout"]
+    points = {
+        trial.proposal.number: point
+        for trial in result.trials
+        if (point := _point(metric, trial.outcome.cost, trial.outcome.metrics)) is not None
+    }
+    path = [points[number] for number in _ancestors(result) if number in points]
+    control = None
+    if result.control is not None:
+        control = _point(metric, result.control.cost, result.control.metrics)
+    return Landscape(
+        metric=metric,
+        original=Point(result.before, holdout["original"][metric]),
+        trials=list(points.values()),
+        path=path[::-1],
+        final=_point(metric, result.after, holdout["final"]),
+        control=control,
+    )
+
+
+def _plots(result: Result, metrics: Metrics) -> Markup:
+    shown = _landscape(result, metrics)
+    plots = [Markup(landscape(shown, name, limit)) for name, limit in result.limits.items()]
+    better = "Higher" if words.is_fraction(shown.metric) else "Lower"
+    note = (
+        "Every trial on the hold-out, which scores the search and is neither trained on nor part "
+        f"of the test. {better} is better; the budget admits what lies left of the line."
+    )
+    if len(shown.path) > 1:
+        note += " The thin line leads through the trials that the winner started from."
+    return tag("section", tag("h2", "The search"), tag("p", note), *plots)
+
+
+def _comparison(result: Result, metrics: Metrics) -> Markup:
+    holdout = metrics["holdout"]
+    found: list[tuple[str, Mapping[str, int], Mapping[str, float]]] = [
+        ("Original", result.before, holdout["original"]),
+    ]
+    if result.control is not None:
+        found.append(("Uniform plan, not fine-tuned", result.control.cost, result.control.metrics))
+    found += [
+        ("Winner in the search", result.after, holdout["untuned"]),
+        ("Winner, fine-tuned", result.after, holdout["final"]),
+    ]
+    shown = [name for name in words.METRICS if name in holdout["original"] and name != "kl"]
+    shown = shown if len(shown) > 1 else ["agreement", "kl"]
+    limited = list(result.limits)
+    rows = [
+        (
+            label,
+            *(words.cost_text(name, cost[name]) for name in limited),
+            *(words.metric_text(name, values[name]) if name in values else "–" for name in shown),
+        )
+        for label, cost, values in found
+    ]
+    head = ("", *(words.COSTS.get(n, n) for n in limited), *(words.METRICS[n] for n in shown))
+    return tag(
+        "section",
+        tag("h2", "Against the uniform plan"),
+        tag("p", "The same budget met with one keep ratio for all groups, on the same hold-out. "
+            "What the search adds is the distance to that row."),
+        table(head, rows),
+    )  # fmt: skip
+
+
+def _bars(result: Result) -> Markup:
+    cells: list[Markup] = []
+    for group, kept in zip(result.space.groups, result.kept, strict=True):
+        share = len(kept) / group.channels
+        whole = "whole" if len(kept) == group.channels else "cut"
+        bar = tag("i", class_=whole, style=f"width:{100 * share:.2f}%")
+        cells += [
+            tag("div", group.name, class_="name", title=group.name),
+            tag("div", bar, class_="bar"),
+            tag("div", f"{len(kept)} of {group.channels}", class_="count"),
+        ]
+    return tag(
+        "section",
+        tag("h2", "Channels kept"),
+        tag("p", "Each group is a set of channels that can only be cut together, named for the "
+            "layer that makes them; groups that stayed whole are grey. The indices are in "
+            "plan.json."),
+        tag("div", *cells, class_="bars"),
+    )  # fmt: skip
+
+
+def _finetuning(result: Result, metrics: Metrics) -> Markup:
+    metric = _shown_metric(result, metrics)
+    values = [
+        (int(entry["epoch"]), float(entry[metric]))
+        for entry in result.history
+        if isinstance(entry.get(metric), float)
+    ]
+    if len(values) < 2:
+        return Markup()
+    original = float(metrics["holdout"]["original"][metric])
+    note = "On the hold-out after each epoch; the best epoch is the one exported."
+    if any(entry.get("diverged") for entry in result.history):
+        note += " Training diverged and was stopped there: lower finetune.learning_rate."
+    return tag(
+        "section",
+        tag("h2", "Fine-tuning"),
+        tag("p", note),
+        Markup(progress(metric, values, original)),
+    )
+
+
+def _settings(values: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{name.replace('_', ' ')} {value}" for name, value in values.items() if value is not None
+    )
+
+
+def _asked(result: Result) -> Markup:
+    spec = result.spec.model_dump(mode="json")
+    strategy = spec["strategy"]
+    rows = [
+        ("Network", spec["network"]),
+        ("Dataset", spec["dataset"]),
+        ("Budget", _budget_words(result)),
+        ("Strategy", f"{strategy.pop('name')}: {_settings(strategy)}".rstrip(": ")),
+        ("Criterion", spec["criterion"]),
+        ("Rounding", _settings(spec["rounding"])),
+        ("Evaluation", _settings(spec["evaluation"])),
+        ("Fine-tuning", _settings(spec["finetune"])),
+        ("Seed", spec["seed"]),
+    ]
+    return tag("section", tag("h2", "What was asked"), table(("", ""), rows, class_="words"))
+
+
+def _exclusions(result: Result) -> Markup:
+    if not result.space.excluded:
+        return Markup()
+    rows = [(item.name, item.channels, item.reason) for item in result.space.excluded]
+    return tag(
+        "section",
+        tag("h2", "What stayed out of the search"),
+        table(("Name", "Channels", "Why"), rows, class_="words"),
+    )
+
+
+def _loading(result: Result, metrics: Metrics) -> Markup:
+    shape = ", ".join(map(str, result.evaluator.fit.input_shape))
+    torch_code = (
+        "import espalier\n\n"
+        'network = espalier.load("network.espalier")  # a torch.nn.Module, in eval mode\n'
+        f"scores = network(inputs)                     # inputs: (batch, {shape})"
+    )
+    onnx_code = (
+        "import onnxruntime\n\n"
+        'session = onnxruntime.InferenceSession("network.onnx")\n'
+        'scores, = session.run(None, {"input": inputs})'
+    )
+    pre = result.evaluator.original.meta["manifest"].preprocessing
+    parts = [f"{list(pre.mean)} subtracted"] if pre.mean else []
+    parts += [f"divided by {list(pre.std)}"] if pre.std else []
+    steps = ", then ".join([f"raw values times {pre.scale:.6g}", *parts])
+    equal = metrics["equality"]
+    checks = join(
+        (
+            tag("span", "Verified. ", class_="good"),
+            "Both files were reloaded in a fresh process. Largest difference of an output from "
+            f"the network in memory: {equal['package']['max_difference']:.2g} (package), "
+            f"{equal['onnx']['max_difference']:.2g} (ONNX), where the largest output is "
+            f"{equal['package']['scale']:.3g}.",
+        )
+    )
+    return tag(
+        "section",
+        tag("h2", "How to load it"),
+        tag("p", f"Inputs are preprocessed as for the original: {steps}."),
+        tag("pre", torch_code),
+        tag("pre", onnx_code),
+        tag("p", checks),
+    )

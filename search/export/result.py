@@ -1,0 +1,68 @@
+"""A finished search and its winner: what the exports are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch.fx import GraphModule
+
+from search.evaluation.evaluator import Evaluator
+from search.records import Trial
+from search.space import Kept, Plan, SearchSpace
+from search.spec import JobSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """The uniform plan of the same budget, recalibrated but not fine-tuned, for comparison.
+
+    Attributes:
+        metrics: on the hold-out.
+    """
+
+    plan: Plan
+    cost: Mapping[str, int]
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A finished search.
+
+    Attributes:
+        evaluator: of the job; knows the original, the data and the specification.
+        network: the winner, pruned and fine-tuned.
+        kept: its channels.
+        winner: number of its trial.
+        limits: the budget in absolute numbers.
+        before: cost of the original.
+        after: cost of the winner, by the cost model.
+        trials: the whole history, in the order of the numbers.
+        control: `None` where no uniform plan admits the budget.
+        history: of the fine-tuning, one entry an epoch, the untuned start as epoch 0.
+    """
+
+    evaluator: Evaluator
+    network: GraphModule
+    kept: Kept
+    winner: int
+    limits: Mapping[str, int]
+    before: Mapping[str, int]
+    after: Mapping[str, int]
+    trials: Sequence[Trial]
+    control: Control | None = None
+    history: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
+
+    @property
+    def spec(self) -> JobSpec:
+        return self.evaluator.spec
+
+    @property
+    def space(self) -> SearchSpace:
+        return self.evaluator.space
+
+    @property
+    def plan(self) -> Plan:
+        return tuple(map(len, self.kept))
