@@ -14,9 +14,9 @@ from espalier.format.errors import EspalierError
 
 IntArray = NDArray[np.int64]
 
-LIMIT = 16_000_000
-"""Atoms, labels and unions that one analysis may hold: eight bytes each, some twenty times what
-the largest common vision networks need."""
+LIMIT = 8_000_000
+"""Atoms, labels and unions that one analysis may hold, some tens of bytes each; a ResNet-152 or a
+ViT-L needs about a fifth of it."""
 
 
 class TooManyPositions(EspalierError):
@@ -25,9 +25,14 @@ class TooManyPositions(EspalierError):
     code = "graph.limit"
 
 
-def components(count: int, left: IntArray, right: IntArray) -> IntArray:
-    """`(count,)` the smallest vertex of each vertex's component, for edges `left`-`right`."""
-    parent = np.arange(count, dtype=np.int64)
+def components(parent: IntArray, left: IntArray, right: IntArray) -> IntArray:
+    """`(vertices,)` the smallest vertex of each vertex's component.
+
+    Args:
+        parent: `(vertices,)` the components known so far, in the same form.
+        left, right: edges to add.
+    """
+    parent = parent.copy()
     while True:
         # every root that sees a smaller root hangs itself below it, then paths are shortened
         roots, others = parent[left], parent[right]
@@ -53,6 +58,7 @@ class Atoms:
         self._limit = limit
         self._spent = 0
         self._unions: list[tuple[IntArray, IntArray]] = []
+        self._classes: IntArray = np.arange(0, dtype=np.int64)
         self._fixed: list[tuple[IntArray, int]] = []
 
     def spend(self, positions: int) -> None:
@@ -95,12 +101,15 @@ class Atoms:
 
     def classes(self) -> IntArray:
         """`(count,)` the smallest atom of each atom's class."""
+        known = self._classes
+        parent = np.concatenate([known, np.arange(len(known), self.count, dtype=np.int64)])
         if self._unions:
             left = np.concatenate([a for a, _ in self._unions])
             right = np.concatenate([b for _, b in self._unions])
-            self._unions = [(left, right)]
-            return components(self.count, left, right)
-        return np.arange(self.count, dtype=np.int64)
+            self._unions = []
+            parent = components(parent, left, right)
+        self._classes = parent
+        return parent
 
     def stay(self, classes: IntArray) -> IntArray:
         """`(count,)` by class: index of the first reason why it stays, -1 where it may go."""

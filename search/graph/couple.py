@@ -93,7 +93,8 @@ def _units(marks: IntArray, axis: int) -> int:
     rows = np.moveaxis(marks, axis, 0).reshape(marks.shape[axis], -1)
     names, index = np.unique(rows, return_inverse=True)
     row = np.repeat(np.arange(len(rows)), rows.shape[1])
-    roots = components(len(rows) + len(names), row, len(rows) + index.ravel())
+    vertices = np.arange(len(rows) + len(names), dtype=np.int64)
+    roots = components(vertices, row, len(rows) + index.ravel())
     units = set(roots[: len(rows)].tolist())
     if names[0] == -1:
         units.discard(int(roots[len(rows)]))
@@ -107,23 +108,25 @@ def _settle(context: Context, values: Mapping[str, Labelled]) -> tuple[IntArray,
     most to choose from.
     """
     atoms = context.atoms
-    blocks = {
-        id(block.atoms): block
-        for value in values.values()
-        for block in value.blocks
-        if len(block.dims) > 1
-    }
+    open_blocks = list(
+        {
+            id(block.atoms): block
+            for value in values.values()
+            for block in value.blocks
+            if len(block.dims) > 1
+        }.values()
+    )
     for turn in range(ROUNDS + 1):
         classes = atoms.classes()
         stay = atoms.stay(classes)
         marks = np.where(stay[classes] >= 0, -1, classes)
         touched = np.zeros(atoms.count + 1, dtype=bool)  # the last entry is for what stays
-        settled = True
-        for block in blocks.values():
-            axes = varying(marks, block)
-            if len(axes) < 2:
-                continue
-            settled = False
+        # ties only make blocks more even: what is settled once stays so
+        open_ = [(block, axes) for block in open_blocks if len(axes := varying(marks, block)) > 1]
+        if not open_:
+            return classes, stay
+        open_blocks = [block for block, _ in open_]
+        for block, axes in open_:
             found = marks[block.atoms]
             if turn == ROUNDS:
                 atoms.fix(block.atoms, "they are split in ways that do not fit together")
@@ -136,8 +139,6 @@ def _settle(context: Context, values: Mapping[str, Labelled]) -> tuple[IntArray,
                     atoms.unite_along(block.atoms, axis)
             touched[found] = True
             touched[-1] = False
-        if settled:
-            return classes, stay
     return classes, atoms.stay(classes)
 
 

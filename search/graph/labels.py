@@ -181,7 +181,7 @@ def spread(block: Block, dims: Sequence[int], shape: Sequence[int]) -> IntArray:
 
 
 def reshape(atoms: Atoms, value: Labelled, target: Sequence[int], where: str) -> Labelled:
-    if 0 in value.shape or len(target) > MAX_RANK:
+    if 0 in value.shape or max(len(target), len(value.shape)) > MAX_RANK:
         return replace(fix(atoms, value, f"{where} reshapes them"), shape=tuple(target))
     groups = factors(value.shape, target)
     group_of = {dim: index for index, (left, _) in enumerate(groups) for dim in left}

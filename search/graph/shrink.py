@@ -59,20 +59,33 @@ def shrink(space: SearchSpace, kept: Kept) -> Graph:
     check(space, kept)
     plan = tuple(map(len, kept))
     graph = space.graph
+    # Candidates of a search cut few groups of many: what they leave alone is not made again.
+    cut = frozenset(i for i, group in enumerate(space.groups) if plan[i] < group.channels)
     nodes = tuple(
         replace(node, attrs=_changed(node.attrs, space.node_constants[node.name], plan))
-        if node.name in space.node_constants
+        if _moves(space.node_constants.get(node.name), cut)
         else node
         for node in graph.nodes
     )
     modules = {
         path: replace(module, args=_changed(module.args, space.module_constants[path], plan))
-        if path in space.module_constants
+        if _moves(space.module_constants.get(path), cut)
         else module
         for path, module in graph.modules.items()
     }
-    stored = {
-        name: replace(entry, shape=tuple(size.at(plan) for size in space.stored_shapes[name]))
-        for name, entry in graph.stored.items()
-    }
+    stored = dict(graph.stored)
+    for name in {member.tensor for index in cut for member in space.groups[index].members}:
+        shape = tuple(size.at(plan) for size in space.stored_shapes[name])
+        stored[name] = replace(stored[name], shape=shape)
     return replace(graph, nodes=nodes, modules=modules, stored=stored)
+
+
+def _moves(constants: Mapping[str, Constant] | None, cut: frozenset[int]) -> bool:
+    """Whether any constant follows from a group that is cut."""
+    for value in (constants or {}).values():
+        if isinstance(value, float):
+            return True
+        sizes = (value,) if isinstance(value, Affine) else (extent.size for extent in value)
+        if any(group in cut for size in sizes for group, _ in size.terms):
+            return True
+    return False

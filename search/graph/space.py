@@ -140,7 +140,7 @@ def _units(coupling: Coupling, lines: _Lines, reasons: dict[int, str]) -> _Units
         first.append(int(made[root]))
     group[roots] = place[index]
     order = np.argsort(index, kind="stable")
-    begins = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    begins = np.cumsum(sizes) - sizes
     rank[roots[order]] = np.arange(len(roots)) - np.repeat(begins, sizes)
     return _Units(group, rank, channels, first)
 
@@ -151,7 +151,7 @@ def _layer(tensor: str) -> str:
     return head if tail in ("weight", "bias") and head else tensor
 
 
-class _Builder:
+class SpaceBuilder:
     """Turns one coupling into a search space."""
 
     def __init__(self, graph: Graph) -> None:
@@ -277,7 +277,7 @@ def space_of(graph: Graph) -> SearchSpace:
         FormatError: the graph's shapes do not fit.
         TooManyPositions: the analysis would take too much memory.
     """
-    builder = _Builder(graph)
+    builder = SpaceBuilder(graph)
     shapes = {node.name: builder.node_shape(node.name) for node in graph.nodes}
     stored = {name: builder.stored_shape(name) for name in graph.stored}
     context = builder.coupling.context
