@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from espalier.format.build_operators import FUNCTIONS, Call, has_batch
+from espalier.format.build_operators import FUNCTIONS, Call, free_size, has_batch
 from espalier.format.errors import FormatError, UnsupportedOperator
 from espalier.format.ir import Attr, Batch, Graph, Module, Node
 from espalier.format.operators import MODULES
@@ -219,6 +220,20 @@ def build(graph: Graph, tensors: Mapping[str, Tensor]) -> fx.GraphModule:
     network = fx.GraphModule(root, _Tracer(graph, root).run(), class_name="Network")
     network.meta["espalier"] = graph
     return network.eval()
+
+
+def same_code(left: Graph, right: Graph) -> bool:
+    """Whether `build` writes the same code for two graphs, their modules and tensors apart."""
+    return len(left.nodes) == len(right.nodes) and all(
+        one is other or _written(one) == _written(other)
+        for one, other in zip(left.nodes, right.nodes, strict=True)
+    )
+
+
+def _written(node: Node) -> Node:
+    if node.op != "reshape":
+        return node
+    return replace(node, attrs={"shape": free_size(node.attrs["shape"])})
 
 
 def graph_of(network: nn.Module) -> Graph:

@@ -108,8 +108,22 @@ def _average(function: Callable[..., Any], *extra: str) -> Emit:
     )
 
 
+def free_size(shape: Attr) -> Attr:
+    """A shape with -1 for its only size above one: torch finds that size by itself.
+
+    So the code of a network does not depend on how many channels are flattened or broadcast,
+    and stays the same when some are cut.
+    """
+    if not isinstance(shape, tuple) or not has_batch(shape):
+        return shape
+    sizes = [at for at, dim in enumerate(shape) if isinstance(dim, int) and dim > 1]
+    if len(sizes) != 1:
+        return shape
+    return (*shape[: sizes[0]], -1, *shape[sizes[0] + 1 :])
+
+
 def _reshape(values: Values, attrs: Attrs, resolve: Resolve) -> Call:
-    return Call(torch.reshape, (values[0], resolve(attrs["shape"])), {})
+    return Call(torch.reshape, (values[0], resolve(free_size(attrs["shape"]))), {})
 
 
 def _expand(values: Values, attrs: Attrs, resolve: Resolve) -> Call:

@@ -8,6 +8,7 @@ modules, parameters and buffers are objects of its own, so modes, hooks, gradien
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -16,13 +17,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
-from espalier.format.build import build, graph_of
+from espalier.format.build import build, graph_of, same_code
 from espalier.format.ir import Attr, Graph
 from search.graph import shrink
 from search.graph.shrink import check
 from search.pruning.norms import tensor_of
 from search.pruning.positions import Dimension, cuts, everything, relative
 from search.space import Kept, SearchSpace
+
+_CONTAINERS = frozenset({dict, OrderedDict, set, list})
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -63,11 +66,10 @@ def apply_further(
         ValueError: `parent` or `child` do not fit the groups or each other.
     """
     check(space, parent)
-    check(space, child)
+    before, after = graph_of(network), shrink(space, child)
     relative(parent, child)
     narrow = _narrow(network, cuts(space, parent, child))
-    before, after = graph_of(network), shrink(space, child)
-    if before.nodes == after.nodes:
+    if same_code(before, after):
         return _recast(network, before, after, narrow)
     return _rebuilt(network, after, narrow)
 
@@ -122,17 +124,18 @@ def _twin(
     state = twin.__dict__
     for name, value in module.__dict__.items():
         # Hooks, parameters and submodules sit in containers, which must not be shared.
-        state[name] = value.copy() if isinstance(value, dict | set | list) else value
+        state[name] = value.copy() if type(value) in _CONTAINERS else value
     # A module calls its constructor's arguments by the same names.
     state.update(changed.get(path, {}))
     prefix = f"{path}." if path else ""
     for name, parameter in module._parameters.items():
         if parameter is not None:
-            tensor = narrow.get(prefix + name, parameter.detach())
+            tensor = narrow.get(prefix + name, parameter)
             state["_parameters"][name] = nn.Parameter(tensor, parameter.requires_grad)
     for name, buffer in module._buffers.items():
         if buffer is not None:
-            state["_buffers"][name] = narrow.get(prefix + name, buffer.detach())
+            found = narrow.get(prefix + name)
+            state["_buffers"][name] = buffer.detach() if found is None else found
     for name, child in module._modules.items():
         if child is not None:
             state["_modules"][name] = _twin(child, prefix + name, narrow, changed)

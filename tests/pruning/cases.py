@@ -15,10 +15,11 @@ from torch import Tensor, fx, nn
 from espalier.format.build import build
 from espalier.format.ir import Graph
 from espalier.format.lift import lift
+from espalier.format.operators import integer
 from search.graph import space_of
 from search.pruning import everything
 from search.pruning.norms import tensor_of
-from search.space import Kept, Plan, SearchSpace
+from search.space import Kept, Member, Plan, SearchSpace
 from tests.networks import ZOO
 
 
@@ -92,16 +93,18 @@ def plan_of(kept: Kept) -> Plan:
 
 def normalised(space: SearchSpace) -> set[int]:
     """Groups whose channels a normalisation spans, so that the ones kept feel those removed."""
-    spans = {
-        f"{path}.weight"
-        for path, module in space.graph.modules.items()
-        if module.kind in ("GroupNorm", "LayerNorm")
-    }
-    return {
-        index
-        for index, group in enumerate(space.groups)
-        if any(member.tensor in spans for member in group.members)
-    }
+
+    def spans(member: Member) -> bool:
+        path, _, local = member.tensor.rpartition(".")
+        module = space.graph.modules.get(path)
+        if module is None or local != "weight":
+            return False
+        if module.kind == "GroupNorm":  # unless a channel is all that is normalised together
+            together = integer(module.args, "num_channels") // integer(module.args, "num_groups")
+            return len(member.positions[0]) != together
+        return module.kind == "LayerNorm"
+
+    return {index for index, group in enumerate(space.groups) if any(map(spans, group.members))}
 
 
 def masked(network: fx.GraphModule, space: SearchSpace, kept: Kept) -> fx.GraphModule:

@@ -31,7 +31,7 @@ def digest(network: nn.Module) -> str:
         found.update(f"{path} {module.training}".encode())
     for name, parameter in network.named_parameters():
         found.update(f"{name} {parameter.requires_grad} {parameter.grad is None}".encode())
-    return found.hexdigest()
+    return str(found.hexdigest())
 
 
 def half(name: str) -> Kept:
@@ -105,7 +105,7 @@ def test_modes_and_gradients_are_carried_over_and_independent(name: str) -> None
 
 
 def _path(network: nn.Module, wanted: nn.Module) -> str:
-    return next(path for path, module in network.named_modules() if module is wanted)
+    return next(str(path) for path, module in network.named_modules() if module is wanted)
 
 
 @pytest.mark.parametrize("name", SOME)

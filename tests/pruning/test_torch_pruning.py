@@ -43,7 +43,7 @@ def pruned_by_oracle(subject: Case, kept: Kept) -> Tensor:
     return output(network, subject.example)
 
 
-@pytest.mark.parametrize("name", ["resnet20b", "resnet18", "mobilenet_v2_bn", "densenet", "vgg"])
+@pytest.mark.parametrize("name", ["resnet20b", "resnet18", "mobilenet_v2_bn", "densenet", "mlp"])
 def test_the_same_cut_gives_the_same_outputs(name: str) -> None:
     subject = case(name)
     kept = random_kept(subject.space, np.random.default_rng(2))
