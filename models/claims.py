@@ -72,8 +72,8 @@ def announce(session: Session, work_id: int) -> None:
 def claim_next(session: Session, worker: str, lease_s: float) -> Claim | None:
     """Claim the unit whose turn it is; `None` if nothing waits.
 
-    Turns: the short `advance` first, then the job with the fewest units running, then age, so
-    that a large job does not hold up a small one.
+    Turns: the short `advance` first, then the job with the fewest units running, then the one
+    that was served longest ago, so that a large job does not hold up a small one.
 
     Args:
         worker: who claims, for the reader of the row.
@@ -94,7 +94,7 @@ def claim_next(session: Session, worker: str, lease_s: float) -> Claim | None:
             Job.state.in_(ACTIVE),
             Job.pause_requested_at.is_(None),
         )
-        .order_by(case((Work.kind == Kind.ADVANCE, 0), else_=1), running, Work.id)
+        .order_by(case((Work.kind == Kind.ADVANCE, 0), else_=1), running, Job.served_at, Work.id)
         .limit(1)
     )
     while (found := session.execute(candidate).first()) is not None:
@@ -118,6 +118,8 @@ def claim_next(session: Session, worker: str, lease_s: float) -> Claim | None:
         if claimed is None:
             continue  # another worker was first
         kind, trial, fence, attempts = claimed
+        job.served_at = session.scalars(select(clock_s())).one()
+        session.flush()
         if job.state == State.QUEUED:
             move(session, job, State.RUNNING)
         if kind == Kind.FINALIZE and job.state == State.RUNNING:

@@ -41,6 +41,7 @@ class Job(Base):
         summary: the outcome, once it succeeded.
         error_code: why it failed, stable; `error` says it in words.
         stage: what it does now; `fraction` says how much of that is done, 0 to 1.
+        served_at: when one of its units was last claimed; jobs take turns.
         last_event: number of its last event; changes with everything a client can see.
     """
 
@@ -63,6 +64,7 @@ class Job(Base):
     error: Mapped[str | None] = mapped_column(Text)
     stage: Mapped[str] = mapped_column(String(40), default="queued")
     fraction: Mapped[float] = mapped_column(default=0.0)
+    served_at: Mapped[float] = mapped_column(Seconds, default=0.0)
     last_event: Mapped[int] = mapped_column(default=0)
     cancel_requested_at: Mapped[float | None] = mapped_column(Seconds)
     pause_requested_at: Mapped[float | None] = mapped_column(Seconds)

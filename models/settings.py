@@ -30,6 +30,7 @@ class Settings(BaseSettings):
     heartbeat_s: float = Field(3.0, gt=0, description="between renewals; cancel is seen as fast")
     sweep_s: float = Field(5.0, gt=0, description="between the reaper's rounds")
     max_attempts: int = Field(5, ge=1, description="fruitless attempts at a unit of work")
+    retry_delay_s: float = Field(2.0, ge=0, description="before a second attempt; then doubled")
     trials_ahead: int = Field(8, ge=1, description="trials of one job that wait or run at once")
     slice_s: float = Field(30.0, gt=0, description="fine-tuning between two checkpoints")
     step_limit_s: float = Field(3600.0, gt=0, description="longest run of one unit of work")

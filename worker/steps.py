@@ -138,6 +138,7 @@ def _advance(
     session.flush()
     for proposal in result["proposals"]:
         enqueue(session, job.id, Kind.EVALUATE, proposal["number"])
+    report(session, job, "search", result["fraction"], {"trials": len(told)})
     if result["best"] is not None and result["best"] != job.best:
         job.best = result["best"]
         best = _trial(session, job, job.best)

@@ -203,7 +203,7 @@ class Slot:
             raise _GivenUp(f"{type(error).__name__}: {error}", counted=True) from error
 
     def _give_back(self, claim: Claim, reason: str, *, counted: bool) -> None:
-        delay_s = min(_LONGEST_DELAY_S, 2.0**claim.attempts) if counted else 0.0
+        delay_s = self._settings.retry_delay_s * 2 ** (claim.attempts - 1) if counted else 0.0
         try:
             self._insist(
                 lambda: self._transact(
@@ -212,7 +212,7 @@ class Slot:
                     reason=reason,
                     max_attempts=self._settings.max_attempts,
                     counted=counted,
-                    delay_s=delay_s,
+                    delay_s=min(delay_s, _LONGEST_DELAY_S),
                 )
             )
         except (LeaseLost, *AWAY) as error:

@@ -90,6 +90,7 @@ def upgrade() -> None:
         sa.Column("error", sa.Text(), nullable=True),
         sa.Column("stage", sa.String(length=40), nullable=False),
         sa.Column("fraction", sa.Double(), nullable=False),
+        sa.Column("served_at", sa.Double(), nullable=False),
         sa.Column("last_event", sa.Integer(), nullable=False),
         sa.Column("cancel_requested_at", sa.Double(), nullable=True),
         sa.Column("pause_requested_at", sa.Double(), nullable=True),

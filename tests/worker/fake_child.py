@@ -94,6 +94,7 @@ def advance(given: Values, context: Context) -> Values:
             for number in range(state["next"], last)
         ],
         "done": len(told) == trials,
+        "fraction": len(told) / trials,
         "best": max(told, default=None),
         "needed": [],
     }

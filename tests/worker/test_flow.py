@@ -10,7 +10,7 @@ from models.events import events_after
 from models.job import State
 from models.jobs import artifacts_of, trials_of
 from models.work import Kind, Work, WorkState
-from tests.worker.conftest import Service
+from tests.worker.service import Service
 
 
 def test_a_job_runs_to_its_result(service: Service) -> None:
@@ -42,7 +42,7 @@ def test_one_child_serves_every_step(service: Service) -> None:
 
 
 def test_no_more_trials_are_open_than_allowed(service: Service) -> None:
-    job_id = service.submit(trials=50)
+    job_id = service.submit(trials=20)
     slot = service.slot()
     slot._settings = service.settings.model_copy(update={"trials_ahead": 4})
     slot.serve()
@@ -59,7 +59,7 @@ def test_no_more_trials_are_open_than_allowed(service: Service) -> None:
         waiting += change
         started += change > 0
         most = max(most, waiting)
-    assert started == 50
+    assert started == 20
     assert most == 4
 
 
@@ -84,7 +84,7 @@ def test_an_error_that_trying_again_cannot_mend_fails_the_job_at_once(service: S
 
 
 def test_a_large_job_does_not_hold_up_a_small_one(service: Service) -> None:
-    service.submit(trials=40, seed=1)
+    service.submit(trials=20, seed=1)
     slot = service.slot()
     with service.database.transaction() as session:
         first = claim_next(session, "test", 10.0)
@@ -97,4 +97,4 @@ def test_a_large_job_does_not_hold_up_a_small_one(service: Service) -> None:
         assert claim is not None
         slot.run(claim)
     large = [line for line in service.log.read_text().splitlines() if "start evaluate" in line]
-    assert len(large) < 40
+    assert len(large) < 20
