@@ -32,11 +32,12 @@ def join(children: Iterable[object]) -> Markup:
 def table(head: Sequence[object], rows: Iterable[Sequence[object]], **attributes: object) -> Markup:
     """A table whose first column names the row."""
     titles = tag("tr", *(tag("th", cell, scope="col") for cell in head))
+    titles = tag("thead", titles) if any(head) else Markup()
     body = join(
         tag("tr", tag("th", row[0], scope="row"), *(tag("td", cell) for cell in row[1:]))
         for row in rows
     )
-    inner = tag("table", tag("thead", titles), tag("tbody", body), **attributes)
+    inner = tag("table", titles, tag("tbody", body), **attributes)
     return tag("div", inner, class_="scroll")
 
 
@@ -69,8 +70,11 @@ table { border-collapse:collapse; width:100%; font-variant-numeric:tabular-nums 
 th, td { text-align:right; padding:.5em .4em .5em 1em; border-bottom:1px solid var(--line);
   white-space:nowrap }
 th:first-child, td:first-child { text-align:left; padding-left:0 }
-.words td { text-align:left; white-space:normal; overflow-wrap:anywhere }
-thead th { color:var(--muted); font-weight:500; font-size:.86rem }
+.words td, .words th { text-align:left; white-space:normal; overflow-wrap:anywhere;
+  vertical-align:top }
+.words th { min-width:7.5em }
+thead th { color:var(--muted); font-weight:500; font-size:.86rem; white-space:normal;
+  vertical-align:bottom }
 tbody th { font-weight:500 }
 tbody tr:last-child > * { border-bottom:0 }
 svg { display:block; width:100%; height:auto }

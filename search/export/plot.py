@@ -91,7 +91,7 @@ def landscape(shown: Landscape, cost: str, limit: int | None) -> str:
             axes.axvline(x, color=LIMIT, linewidth=1.4, linestyle=(0, (5, 3)), label="Budget")
             axes.axvspan(0, x, color=LIMIT, alpha=0.035, linewidth=0)
         axes.scatter(
-            *xy(shown.trials), s=26, color=TRIAL, alpha=0.75, linewidth=0, label="Trials", zorder=3
+            *xy(shown.trials), s=42, color=TRIAL, alpha=0.9, linewidth=0, label="Trials", zorder=3
         )
         if len(shown.path) > 1:
             axes.plot(*xy(shown.path), color=WINNER, linewidth=1.3, alpha=0.6, zorder=3.5)
@@ -134,8 +134,8 @@ def progress(metric: str, values: Sequence[tuple[int, float]], original: float) 
         axes.set_facecolor("none")
         axes.axhline(original * scale, color=ORIGINAL, linewidth=1.2, linestyle=(0, (5, 3)))
         axes.annotate(
-            "original", (1, original * scale), xycoords=("axes fraction", "data"),
-            xytext=(-4, -4), textcoords="offset points", ha="right", va="top", color=MUTED,
+            "original", (0, original * scale), xycoords=("axes fraction", "data"),
+            xytext=(6, -4), textcoords="offset points", ha="left", va="top", color=MUTED,
         )  # fmt: skip
         axes.plot(
             epochs, [value * scale for _, value in values], color=WINNER, marker="o",

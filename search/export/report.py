@@ -80,7 +80,7 @@ def _cards(metrics: Metrics) -> Markup:
     test, cost, latency = metrics["test"], metrics["cost"], metrics["latency_s"]
     if "top1" in test["after"]:
         before, after = test["before"]["top1"], test["after"]["top1"]
-        source = f"from {words.metric_text('top1', before)}, {words.points_text(before, after)}"
+        source = f"{words.points_text(before, after)} from {words.metric_text('top1', before)}"
         shown = _card("Test accuracy", words.metric_text("top1", after), source, first=True)
     else:
         value = words.metric_text("agreement", test["after"]["agreement"])
@@ -91,7 +91,7 @@ def _cards(metrics: Metrics) -> Markup:
         source = f"{words.cost_text(name, before)} to {words.cost_text(name, after)}"
         cards.append(_card(words.COSTS[name], words.change_text(before, after), source))
     before, after = latency["before"], latency["after"]
-    source = f"{words.seconds_text(before)} to {words.seconds_text(after)}, one example"
+    source = f"{words.seconds_text(before)} to {words.seconds_text(after)}"
     cards.append(_card("Latency", words.change_text(before, after), source))
     return tag("div", *cards, class_="cards")
 
@@ -190,8 +190,8 @@ def _comparison(result: Result, metrics: Metrics) -> Markup:
         ("Winner in the search", result.after, holdout["untuned"]),
         ("Winner, fine-tuned", result.after, holdout["final"]),
     ]
-    shown = [name for name in words.METRICS if name in holdout["original"] and name != "kl"]
-    shown = shown if len(shown) > 1 else ["agreement", "kl"]
+    shown = [name for name in words.METRICS if name in holdout["original"]]
+    shown = [n for n in shown if n not in ("top5", "kl")] if "top1" in shown else shown
     limited = list(result.limits)
     rows = [
         (
@@ -262,11 +262,12 @@ def _settings(values: Mapping[str, Any]) -> str:
 def _asked(result: Result) -> Markup:
     spec = result.spec.model_dump(mode="json")
     strategy = spec["strategy"]
+    name = strategy.pop("name")
     rows = [
         ("Network", spec["network"]),
         ("Dataset", spec["dataset"]),
         ("Budget", _budget_words(result)),
-        ("Strategy", f"{strategy.pop('name')}: {_settings(strategy)}".rstrip(": ")),
+        ("Strategy", f"{words.STRATEGIES.get(name, name)}: {_settings(strategy)}".rstrip(": ")),
         ("Criterion", spec["criterion"]),
         ("Rounding", _settings(spec["rounding"])),
         ("Evaluation", _settings(spec["evaluation"])),

@@ -84,8 +84,8 @@ def measure(
         },
         "test_examples": len(evaluator.splits.test),
         "cost": {
-            "before": CostModel(evaluator.space).full,
-            "after": CostModel(space_of(graph_of(pruned))).full,
+            "before": dict(CostModel(evaluator.space).full),
+            "after": dict(CostModel(space_of(graph_of(pruned))).full),
         },
         "equality": {name: dataclasses.asdict(value) for name, value in equal.items()},
         "latency_s": {"before": before, "after": after},

@@ -81,6 +81,7 @@ def write_results(
     network = result.network.to(evaluator.device).eval()
     with torch.inference_mode():
         logits = outputs(network, inputs).cpu()
+    final = evaluator.measure(network, "holdout")
     progress("package", 0.0)
     package, onnx = folder / "network.espalier", folder / "network.onnx"
     network = network.cpu()
@@ -105,7 +106,7 @@ def write_results(
     summary = _summary(result, measured)
     _json(folder / "plan.json", plan_facts(result.space, result.kept))
     _json(folder / "trials.json", _trials(result))
-    metrics = _metrics(result, measured)
+    metrics = _metrics(result, final, measured)
     _json(folder / "metrics.json", metrics)
     (folder / "report.html").write_text(report(result, metrics), encoding="utf-8")
     progress("report", 1.0)
@@ -172,12 +173,14 @@ def _summary(result: Result, measured: Mapping[str, Any]) -> dict[str, Any]:
     return summary
 
 
-def _metrics(result: Result, measured: Mapping[str, Any]) -> dict[str, Any]:
+def _metrics(
+    result: Result, final: Mapping[str, float], measured: Mapping[str, Any]
+) -> dict[str, Any]:
     return {
         "holdout": {
             "original": result.evaluator.baseline(),
             "untuned": _untuned(result),
-            "final": result.evaluator.measure(result.network, "holdout"),
+            "final": dict(final),
         },
         **measured,
         "limits": dict(result.limits),
