@@ -9,7 +9,7 @@ from search.space import Kept, SearchSpace
 
 
 def plan_facts(space: SearchSpace, kept: Kept) -> dict[str, Any]:
-    """JSON values: kept channels per group, kept positions per layer, and what was left out.
+    """JSON values: the plan, kept channels per group and positions per layer, and what was left out.
 
     A layer's entry names, for each of its tensors that lost something, the dimensions that were
     cut and the indices that stayed, all numbered as in the original network.
@@ -19,6 +19,7 @@ def plan_facts(space: SearchSpace, kept: Kept) -> dict[str, Any]:
         layer, _, name = tensor.rpartition(".")
         layers.setdefault(layer, {}).setdefault(name, {})[str(dim)] = indices.tolist()
     return {
+        "plan": [len(channels) for channels in kept],
         "groups": [
             {"name": group.name, "channels": group.channels, "kept": list(channels)}
             for group, channels in zip(space.groups, kept, strict=True)

@@ -107,7 +107,7 @@ def write_results(
     _json(folder / "plan.json", plan_facts(result.space, result.kept))
     _json(folder / "trials.json", _trials(result))
     metrics = _metrics(result, final, measured)
-    _json(folder / "metrics.json", metrics)
+    _json(folder / "metrics.json", metrics | summary)
     (folder / "report.html").write_text(report(result, metrics), encoding="utf-8")
     progress("report", 1.0)
     files = tuple(WrittenFile(name, folder / name, kind) for name, kind in MEDIA_TYPES.items())
