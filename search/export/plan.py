@@ -9,7 +9,7 @@ from search.space import Kept, SearchSpace
 
 
 def plan_facts(space: SearchSpace, kept: Kept) -> dict[str, Any]:
-    """JSON values: the plan, kept channels per group and positions per layer, and what was left out.
+    """JSON values: the plan, what is kept per group and per layer, and what was left out.
 
     A layer's entry names, for each of its tensors that lost something, the dimensions that were
     cut and the indices that stayed, all numbered as in the original network.
