@@ -4,7 +4,8 @@ The row decides who works: a claim is a compare-and-swap that raises the row's *
 lease by the database's clock. Every later write of that attempt names the fence; if it changes no
 row, the attempt has been replaced and must stop.
 
-Locks are always taken in the order job, work, so that transactions cannot wait for each other.
+A transaction locks at most one job, and that before any work or blob, so that no two can wait for
+each other.
 """
 
 from __future__ import annotations
@@ -97,35 +98,47 @@ def claim_next(session: Session, worker: str, lease_s: float) -> Claim | None:
         .order_by(case((Work.kind == Kind.ADVANCE, 0), else_=1), running, Job.served_at, Work.id)
         .limit(1)
     )
-    while (found := session.execute(candidate).first()) is not None:
-        work_id, job_id = found
-        job = lock_job(session, job_id)
-        if job.state not in ACTIVE or job.pause_requested_at is not None:
-            continue
-        claimed = session.execute(
-            update(Work)
-            .where(Work.id == work_id, Work.state == WorkState.READY)
-            .values(
-                state=WorkState.CLAIMED,
-                fence=Work.fence + 1,
-                attempts=Work.attempts + 1,
-                claimed_by=worker,
-                lease_until=clock_s() + lease_s,
-            )
-            .returning(Work.kind, Work.trial, Work.fence, Work.attempts)
-            .execution_options(synchronize_session=False)
-        ).first()
-        if claimed is None:
-            continue  # another worker was first
-        kind, trial, fence, attempts = claimed
-        job.served_at = session.scalars(select(clock_s())).one()
-        session.flush()
-        if job.state == State.QUEUED:
-            move(session, job, State.RUNNING)
-        if kind == Kind.FINALIZE and job.state == State.RUNNING:
-            move(session, job, State.FINALIZING)
-        return Claim(work_id, job_id, Kind(kind), trial, fence, attempts)
-    return None
+    while True:
+        # A claim lost to another worker must not keep its lock while it waits for the next one.
+        attempt = session.begin_nested()
+        free = candidate.with_for_update(of=Job, skip_locked=True)
+        found = session.execute(free).first() or session.execute(candidate).first()
+        claim = None if found is None else _claim(session, *found, worker, lease_s)
+        if claim is not None or found is None:
+            attempt.commit()
+            return claim
+        attempt.rollback()
+
+
+def _claim(
+    session: Session, work_id: int, job_id: str, worker: str, lease_s: float
+) -> Claim | None:
+    job = lock_job(session, job_id)
+    if job.state not in ACTIVE or job.pause_requested_at is not None:
+        return None
+    claimed = session.execute(
+        update(Work)
+        .where(Work.id == work_id, Work.state == WorkState.READY)
+        .values(
+            state=WorkState.CLAIMED,
+            fence=Work.fence + 1,
+            attempts=Work.attempts + 1,
+            claimed_by=worker,
+            lease_until=clock_s() + lease_s,
+        )
+        .returning(Work.kind, Work.trial, Work.fence, Work.attempts)
+        .execution_options(synchronize_session=False)
+    ).first()
+    if claimed is None:
+        return None  # another worker was first
+    kind, trial, fence, attempts = claimed
+    job.served_at = session.scalars(select(clock_s())).one()
+    session.flush()
+    if job.state == State.QUEUED:
+        move(session, job, State.RUNNING)
+    if kind == Kind.FINALIZE and job.state == State.RUNNING:
+        move(session, job, State.FINALIZING)
+    return Claim(work_id, job_id, Kind(kind), trial, fence, attempts)
 
 
 def renew(session: Session, claim: Claim, lease_s: float) -> None:
@@ -189,18 +202,21 @@ def release(
 
 
 def expire(session: Session, max_attempts: int) -> int:
-    """Give back the units whose leases have lapsed; at the limit of attempts, their jobs fail.
+    """Give back the units of one job whose leases have lapsed; at the limit, the job fails.
 
     Returns:
-        How many there were.
+        How many there were; 0 if no job has any.
     """
     lapsed = (Work.state == WorkState.CLAIMED, Work.lease_until < clock_s())
+    first = session.scalars(select(Work.job_id).where(*lapsed).limit(1)).first()
+    if first is None:
+        return 0
+    job = lock_job(session, first)
+    reason = "its worker was lost: the lease lapsed"
     count = 0
-    for work_id, job_id in session.execute(
-        select(Work.id, Work.job_id).where(*lapsed).order_by(Work.job_id, Work.id)
+    for work_id in session.scalars(
+        select(Work.id).where(Work.job_id == job.id, *lapsed).order_by(Work.id)
     ).all():
-        job = lock_job(session, job_id)
-        reason = "its worker was lost: the lease lapsed"
         given_back = session.execute(
             update(Work)
             .where(Work.id == work_id, *lapsed)
@@ -218,7 +234,7 @@ def expire(session: Session, max_attempts: int) -> int:
             continue  # renewed or finished meanwhile
         count += 1
         _retry(session, job, work_id, given_back[0], given_back[1], max_attempts, reason)
-        settle(session, job)
+    settle(session, job)
     return count
 
 

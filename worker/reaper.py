@@ -31,8 +31,13 @@ _KEY_AGE_S = 7 * 86_400.0
 
 def sweep(database: Database, bell: BrokerBell, max_attempts: int) -> int:
     """One round; gives how many leases had lapsed."""
-    with database.transaction() as session:
-        lapsed = expire(session, max_attempts)
+    lapsed = 0
+    while True:
+        with database.transaction() as session:
+            count = expire(session, max_attempts)
+        if count == 0:
+            break
+        lapsed += count
     with database.transaction(write=False) as session:
         unsent = select(Outbox.id, Outbox.work_id).where(Outbox.created_at < clock_s() - _UNSENT_S)
         rows = session.execute(unsent.order_by(Outbox.id).limit(_BATCH)).all()

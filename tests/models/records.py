@@ -1,0 +1,28 @@
+"""Rows for the tests of the record."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from models.database import Database
+from models.jobs import create_job
+from models.uploads import create_dataset, create_network
+
+DIGEST = "ab" * 32
+
+
+def specification(database: Database, **changes: Any) -> dict[str, Any]:
+    """A specification that names an uploaded network and dataset."""
+    with database.transaction() as session:
+        given: dict[str, Any] = {"digest": DIGEST, "size_bytes": 3, "description": {}}
+        network = create_network(session, name="network", **given)
+        dataset = create_dataset(session, name="data", **given)
+    named = {"network": network.id, "dataset": dataset.id, "strategy": {"name": "uniform"}}
+    return named | changes
+
+
+def submit(database: Database, **changes: Any) -> str:
+    """A job with its first unit of work; its id."""
+    spec = specification(database, **changes)
+    with database.transaction() as session:
+        return create_job(session, spec).job.id

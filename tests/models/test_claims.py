@@ -1,0 +1,220 @@
+"""Claims, leases, fences and attempts, on both kinds of database."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+
+from models.claims import Claim, claim_next, complete, enqueue, expire, release, renew
+from models.database import Database
+from models.errors import LeaseLost
+from models.events import events_after
+from models.job import State
+from models.jobs import get_job, request_cancel, request_pause, resume
+from models.outbox import Outbox
+from models.work import Kind, Work, WorkState
+from tests.models.records import submit
+
+
+def _claim(database: Database, lease_s: float = 60.0) -> Claim | None:
+    with database.transaction() as session:
+        return claim_next(session, "test", lease_s)
+
+
+def _need(database: Database, lease_s: float = 60.0) -> Claim:
+    claim = _claim(database, lease_s)
+    assert claim is not None
+    return claim
+
+
+def test_eight_processes_claim_each_unit_once_and_leave_no_gap(
+    database: Database, database_url: str
+) -> None:
+    jobs = [submit(database) for _ in range(4)]
+    with database.transaction() as session:
+        for job_id in jobs:
+            for number in range(15):
+                enqueue(session, job_id, Kind.EVALUATE, number)
+    claimer = Path(__file__).with_name("claimer.py")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, claimer, database_url, f"claimer-{index}"], stdout=subprocess.PIPE
+        )
+        for index in range(8)
+    ]
+    lines = [line for process in processes for line in process.communicate()[0].split(b"\n")]
+    assert all(process.returncode == 0 for process in processes)
+    done = Counter(int(line.split()[0]) for line in lines if line)
+    with database.transaction(write=False) as session:
+        units = session.scalars(select(Work)).all()
+        assert len(units) == 4 * 16
+        assert done == dict.fromkeys((unit.id for unit in units), 1)
+        for unit in units:
+            assert unit.state == WorkState.DONE
+            assert unit.fence == (2 if unit.id % 3 == 0 else 1)
+        for job_id in jobs:
+            events = events_after(session, job_id, 0)
+            assert [event.number for event in events] == list(range(1, len(events) + 1))
+            assert get_job(session, job_id).last_event == len(events)
+
+
+def test_a_claim_is_exclusive_and_starts_the_job(database: Database) -> None:
+    job_id = submit(database)
+    claim = _need(database)
+    assert (claim.job_id, claim.kind, claim.fence, claim.attempts) == (job_id, Kind.PREPARE, 1, 1)
+    assert _claim(database) is None
+    with database.transaction(write=False) as session:
+        assert get_job(session, job_id).state == State.RUNNING
+
+
+def test_a_lapsed_claim_is_given_back_and_its_holder_fenced_out(database: Database) -> None:
+    submit(database)
+    zombie = _need(database, lease_s=0.05)
+    with database.transaction() as session:
+        assert expire(session, 5) == 0
+    time.sleep(0.1)
+    with database.transaction() as session:
+        assert expire(session, 5) == 1
+    fresh = _need(database)
+    assert fresh.work_id == zombie.work_id
+    assert fresh.fence > zombie.fence
+    assert fresh.attempts == 2
+    for write in (
+        lambda session: renew(session, zombie, 60.0),
+        lambda session: complete(session, zombie),
+        lambda session: release(session, zombie, reason="late", max_attempts=5),
+    ):
+        with pytest.raises(LeaseLost, match="no longer this worker's"), database.transaction() as s:
+            write(s)
+    with database.transaction() as session:
+        renew(session, fresh, 60.0)
+        complete(session, fresh)
+
+
+def test_a_renewed_claim_does_not_lapse(database: Database) -> None:
+    submit(database)
+    claim = _need(database, lease_s=0.3)
+    for _ in range(4):
+        time.sleep(0.15)
+        with database.transaction() as session:
+            renew(session, claim, 0.3)
+            assert expire(session, 5) == 0
+
+
+def test_a_late_renewal_holds_if_nobody_replaced_the_attempt(database: Database) -> None:
+    submit(database)
+    claim = _need(database, lease_s=0.01)
+    time.sleep(0.05)
+    with database.transaction() as session:
+        renew(session, claim, 60.0)
+        assert expire(session, 5) == 0
+        complete(session, claim)
+
+
+def test_fruitless_attempts_end_the_job_and_progress_starts_the_count_anew(
+    database: Database,
+) -> None:
+    job_id = submit(database)
+    for round_, (counted, progressed) in enumerate(
+        [(True, False), (False, False), (True, True), (True, False), (True, False), (True, False)]
+    ):
+        claim = _need(database)
+        with database.transaction() as session:
+            release(
+                session,
+                claim,
+                reason=f"fault {round_}",
+                max_attempts=3,
+                counted=counted,
+                progressed=progressed,
+            )
+    with database.transaction(write=False) as session:
+        job = get_job(session, job_id)
+        assert (job.state, job.error_code) == (State.FAILED, "work.attempts")
+        assert "prepare was given up after 3 attempts without progress" in (job.error or "")
+        assert "fault 5" in (job.error or "")
+        events = events_after(session, job_id, 0)
+        counts = [event.data["attempts"] for event in events if event.kind == "retry"]
+    assert counts == [1, 1, 0, 1, 2]
+    assert _claim(database) is None
+
+
+def test_a_delayed_unit_waits(database: Database) -> None:
+    submit(database)
+    claim = _need(database)
+    with database.transaction() as session:
+        release(session, claim, reason="fault", max_attempts=3, delay_s=0.3)
+    assert _claim(database) is None
+    time.sleep(0.35)
+    assert _need(database).attempts == 2
+
+
+def test_two_steps_of_a_job_cannot_be_open_at_once(database: Database) -> None:
+    job_id = submit(database)
+    with pytest.raises(IntegrityError), database.transaction() as session:
+        enqueue(session, job_id, Kind.ADVANCE)
+    claim = _need(database)
+    with pytest.raises(IntegrityError), database.transaction() as session:
+        enqueue(session, job_id, Kind.ADVANCE)
+    with database.transaction() as session:
+        complete(session, claim)
+        enqueue(session, job_id, Kind.ADVANCE)
+
+
+def test_cancel_drops_work_and_fences_out_who_runs(database: Database) -> None:
+    job_id = submit(database)
+    claim = _need(database)
+    with database.transaction() as session:
+        enqueue(session, job_id, Kind.EVALUATE, 0)
+        job = request_cancel(session, job_id)
+        assert job.state == State.CANCELED
+        assert job.finished_at is not None
+    assert _claim(database) is None
+    with pytest.raises(LeaseLost), database.transaction() as session:
+        complete(session, claim)
+    with database.transaction() as session:
+        assert request_cancel(session, job_id).state == State.CANCELED  # again: no harm
+
+
+def test_pause_waits_for_what_runs(database: Database) -> None:
+    job_id = submit(database)
+    claim = _need(database)
+    with database.transaction() as session:
+        enqueue(session, job_id, Kind.EVALUATE, 0)
+        assert request_pause(session, job_id).state == State.RUNNING
+    assert _claim(database) is None
+    with database.transaction() as session:
+        release(session, claim, reason="its worker ended", max_attempts=3, counted=False)
+        assert get_job(session, job_id).state == State.PAUSED
+    assert _claim(database) is None
+    with database.transaction() as session:
+        assert resume(session, job_id).state == State.QUEUED
+        rung = session.scalars(select(Outbox.work_id)).all()
+        waiting = session.scalars(select(Work.id).where(Work.state == WorkState.READY)).all()
+    assert set(waiting) <= set(rung)
+    _need(database)
+    with database.transaction(write=False) as session:
+        assert get_job(session, job_id).state == State.RUNNING
+
+
+def test_jobs_take_turns(database: Database) -> None:
+    first, second = submit(database), submit(database)
+    with database.transaction() as session:
+        for number in range(6):
+            enqueue(session, first, Kind.EVALUATE, number)
+            enqueue(session, second, Kind.EVALUATE, number)
+    served = []
+    for _ in range(8):
+        claim = _need(database)
+        served.append(claim.job_id)
+        with database.transaction() as session:
+            complete(session, claim)
+    assert Counter(served) == {first: 4, second: 4}
+    assert served[0] != served[1]
