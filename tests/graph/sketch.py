@@ -61,6 +61,7 @@ class Sketch:
     def module(self, kind: str, source: str, *, path: str | None = None, **args: Attr) -> str:
         path = path or f"m{len(self.nodes)}"
         if path not in self.modules:
+            MODULES[kind].shape([self.types[source]], args)  # raises before anything is kept
             self.modules[path] = Module(kind, args)
             for local, shape in MODULES[kind].tensors(args).items():
                 trainable = local not in MODULES[kind].buffers

@@ -1,0 +1,97 @@
+"""Graphs made to be costly or awkward: refused, or cut safely, in bounded time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from espalier.format.ir import Batch, Graph
+from espalier.format.operators import MODULES, OPERATORS
+from search.graph import TooManyPositions, shrink, space_of
+from search.graph.couple import OPERATOR_RULES
+from search.graph.rules_modules import MODULE_RULES
+from tests.graph.sketch import Sketch
+
+
+def test_every_operator_and_module_has_a_rule() -> None:
+    assert OPERATOR_RULES.keys() == OPERATORS.keys()
+    assert MODULE_RULES.keys() == MODULES.keys()
+
+
+def doubling() -> Graph:
+    s = Sketch()
+    x = s.conv(s.input(3, 1, 1), 64)
+    for _ in range(24):
+        x = s.op("cat", x, x, dim=1)
+    return s.graph(x)
+
+
+def wide_table() -> Graph:
+    s = Sketch()
+    x = s.conv(s.input(3, 4000, 4000), 64)
+    return s.graph(s.reshape(x, Batch(), 64 * 4000 * 4000))
+
+
+def many_wide_layers() -> Graph:
+    s = Sketch()
+    x = s.input(100_000)
+    for _ in range(200):
+        x = s.linear(x, 100_000)
+    return s.graph(x)
+
+
+@pytest.mark.parametrize("make", [doubling, wide_table, many_wide_layers])
+def test_what_would_take_too_much_memory_is_refused(make: Callable[[], Graph]) -> None:
+    graph = make()
+    start = time.perf_counter()
+    with pytest.raises(TooManyPositions, match="positions"):
+        space_of(graph)
+    assert time.perf_counter() - start < 10
+
+
+def endless_shuffles() -> Graph:
+    """Splits that never agree, each of which ties what the last one left."""
+    s = Sketch()
+    x = s.conv(s.input(3, 1, 1), 5040)
+    for turn in range(300):
+        parts = (2, 3, 4, 5, 6, 7, 8, 9, 10)[turn % 9]
+        x = s.reshape(x, Batch(), parts, 5040 // parts, 1, 1)
+        x = s.reshape(s.permute(x, 0, 2, 1, 3, 4), Batch(), 5040, 1, 1)
+    return s.graph(s.linear(s.pool(x), 3))
+
+
+def long_chain_of_sums() -> Graph:
+    s = Sketch()
+    x = s.input(3, 1, 1)
+    parts = [s.conv(x, 256) for _ in range(400)]
+    total = parts[0]
+    for part in parts[1:]:
+        total = s.op("add", part, total)
+    return s.graph(s.linear(s.pool(total), 3))
+
+
+def many_slices() -> Graph:
+    s = Sketch()
+    x = s.conv(s.input(3, 1, 1), 1000)
+    cut = [s.slice(x, 1, i, 1000) for i in range(0, 998)]
+    return s.graph(s.linear(s.pool(s.op("cat", *cut, dim=1)), 3))
+
+
+@pytest.mark.parametrize("make", [endless_shuffles, long_chain_of_sums, many_slices])
+def test_awkward_graphs_take_bounded_time(make: Callable[[], Graph]) -> None:
+    graph = make()
+    start = time.perf_counter()
+    space = space_of(graph)
+    assert time.perf_counter() - start < 10
+    shrink(space, tuple((0,) for _ in space.groups))
+
+
+def test_a_cut_that_is_none_is_refused() -> None:
+    s = Sketch()
+    out = s.linear(s.pool(s.conv(s.input(3, 4, 4), 4, path="a")), 2)
+    space = space_of(s.graph(out))
+    for kept in ((), ((),), ((4,),), ((-1,),), ((1, 0),), ((1, 1),), ((0,), (0,))):
+        with pytest.raises(ValueError, match=r"group a keeps|entries for 1"):
+            shrink(space, kept)
