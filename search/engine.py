@@ -311,19 +311,24 @@ def _again(record: R) -> R:
     return type(record).from_json(json.loads(json.dumps(record.to_json(), allow_nan=False)))
 
 
-def run(inputs: Inputs, files: Files, *, slots: int = 1, progress: Progress = silent) -> Finished:
-    """All steps of a job in this process, each from nothing but what the one before left.
+def find_winner(
+    inputs: Inputs,
+    prepared: Prepared,
+    files: Files,
+    *,
+    slots: int = 1,
+    progress: Progress = silent,
+) -> tuple[TrialResult, list[Trial]]:
+    """`advance` and `evaluate` in this process until the search is over.
 
     Args:
         slots: how many trials are proposed ahead; the result is the same for any number.
+    Returns:
+        The winner, and all trials.
 
     Raises:
-        EspalierError: as the steps do.
         SearchFailed: no trial within the budget succeeded.
     """
-    began = time.monotonic()
-    progress("prepare", 0.0, {})
-    prepared = _again(prepare(inputs, files))
     state: dict[str, Any] | None = None
     outcomes: list[Outcome] = []
     running: list[Proposal] = []
@@ -348,7 +353,22 @@ def run(inputs: Inputs, files: Files, *, slots: int = 1, progress: Progress = si
             f"none of {len(trials)} trials within the budget gave a finite score: raise the limits "
             "of the budget, or lower evaluation.tuning_rate"
         )
-    winner = results[advanced.best]
+    return results[advanced.best], trials
+
+
+def run(inputs: Inputs, files: Files, *, slots: int = 1, progress: Progress = silent) -> Finished:
+    """All steps of a job in this process, each from nothing but what the one before left.
+
+    Args:
+        slots: as in `find_winner`.
+
+    Raises:
+        EspalierError: as the steps do.
+    """
+    began = time.monotonic()
+    progress("prepare", 0.0, {})
+    prepared = _again(prepare(inputs, files))
+    winner, trials = find_winner(inputs, prepared, files, slots=slots, progress=progress)
     checkpoint: str | None = None
     while True:
         tuned = _again(

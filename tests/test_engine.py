@@ -19,10 +19,11 @@ from espalier.format.lift import pack
 from espalier.format.package import Preprocessing
 from search import context, engine
 from search.cost import CostModel, UnreachableBudget
+from search.evaluation import checkpoint
 from search.evaluation.errors import DatasetMismatch
 from search.files import FolderFiles
 from search.graph import space_of
-from search.pruning import select
+from search.pruning import apply, select
 from search.records import Finished, Inputs, Prepared, TrialResult, Tuned
 from search.spec import (
     BudgetSpec,
@@ -31,12 +32,13 @@ from search.spec import (
     JobSpec,
     NetAdaptSpec,
     RandomSpec,
+    RoundingSpec,
     StrategySpec,
     UniformSpec,
 )
 from search.strategies.base import Outcome, Proposal
 
-NETADAPT = NetAdaptSpec(first_step=0.2, decay=1.0, tuning_steps=2)
+NETADAPT = NetAdaptSpec(first_step=0.25, decay=1.0, tuning_steps=2)
 
 
 @dataclass(frozen=True)
@@ -155,38 +157,71 @@ def test_job_ends_within_the_budget_as_counted_and_verified(
         right = network(inputs).argmax(1).numpy() == materials.test_labels
     assert summary["test_accuracy"]["after"] == pytest.approx(right.mean(), abs=1e-9)
     assert summary["test_accuracy"]["after"] > 0.8
-    assert json.loads(artifact(finished, "metrics.json", materials.files).read_text()) == summary
+    written = json.loads(artifact(finished, "metrics.json", materials.files).read_text())
+    assert written.items() >= {k: v for k, v in summary.items() if k != "seconds"}.items()
 
 
 def test_files_of_the_result_are_what_they_say(materials: Materials, finished: Finished) -> None:
     names = {item.name for item in finished.artifacts}
-    assert {"network.espalier", "network.onnx", "plan.json", "metrics.json", "trials.json",
-            "trials.csv", "report.html"} <= names  # fmt: skip
+    assert {"network.espalier", "network.onnx", "plan.json", "metrics.json",
+            "trials.json", "report.html"} <= names  # fmt: skip
     for item in finished.artifacts:
         assert materials.files.path(item.digest).stat().st_size == item.size_bytes
         assert "/" in item.media_type
 
 
-def plan(finished: Finished, files: FolderFiles) -> Any:
-    return json.loads(artifact(finished, "plan.json", files).read_text())["plan"]
-
-
-def digest_of_network(finished: Finished) -> str:
-    return next(a.digest for a in finished.artifacts if a.name == "network.espalier")
-
-
-@pytest.mark.usefixtures("forgetful")
-def test_three_slots_in_a_fresh_process_give_the_same_network(
-    materials: Materials, finished: Finished
-) -> None:
-    again = engine.run(materials.job(), materials.files, slots=3)
-    assert plan(again, materials.files) == plan(finished, materials.files)
-    assert digest_of_network(again) == digest_of_network(finished)
-
-
 @pytest.fixture(scope="module")
 def prepared(materials: Materials) -> Prepared:
     return engine.prepare(materials.job(), materials.files)
+
+
+@pytest.mark.usefixtures("forgetful")
+def test_same_winner_for_any_number_of_slots_and_every_time(
+    materials: Materials, prepared: Prepared, finished: Finished
+) -> None:
+    """To the last bit: weights are compared by their digests."""
+    job, files = materials.job(), materials.files
+    winner, trials = engine.find_winner(job, prepared, files, slots=3)
+    context.forget()
+    again, trials_again = engine.find_winner(job, prepared, files, slots=1)
+    assert again == winner
+    assert trials_again == trials
+    written = json.loads(artifact(finished, "plan.json", files).read_text())
+    assert tuple(written["plan"]) == winner.outcome.plan
+    assert [tuple(group["kept"]) for group in written["groups"]] == list(winner.kept)
+    tuned = engine.tune(job, prepared, winner, None, files)
+    tensors, _ = checkpoint.restore(files.path(tuned.checkpoint))
+    exported = load(artifact(finished, "network.espalier", files)).state_dict()
+    assert all(torch.equal(value, tensors[f"best/{name}"]) for name, value in exported.items())
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [UniformSpec(), RandomSpec(trials=3), NetAdaptSpec(first_step=0.25, selection="ratio")],
+    ids=lambda spec: spec.name,
+)
+def test_every_strategy_meets_several_limits_under_rounding(
+    materials: Materials, strategy: StrategySpec
+) -> None:
+    if isinstance(strategy, NetAdaptSpec):
+        strategy = strategy.model_copy(update={"tuning_steps": 0})
+    job = materials.job(
+        strategy,
+        budget=BudgetSpec(macs="60%", params="40%"),
+        rounding=RoundingSpec(multiple=4, minimum=4),
+    )
+    prepared = engine.prepare(job, materials.files)
+    winner, trials = engine.find_winner(job, prepared, materials.files, slots=2)
+    assert winner.weights is None
+    assert all(width % 4 == 0 for width in winner.outcome.plan)
+    smaller = apply(
+        load(materials.package), space_of(load(materials.package).meta["espalier"]), winner.kept
+    )
+    space = space_of(smaller.meta["espalier"])
+    cost = CostModel(space).full
+    assert cost == winner.outcome.cost
+    assert all(cost[name] <= limit for name, limit in prepared.limits.items())
+    assert [trial.proposal.number for trial in trials] == list(range(len(trials)))
 
 
 def first_round(
@@ -217,7 +252,7 @@ def test_child_keeps_some_of_its_parents_channels_and_goes_on_with_its_weights(
     assert all(set(a) <= set(b) for a, b in zip(child.kept, parent.kept, strict=True))
     assert engine.evaluate(job, prepared, proposal, parent, files) == child
     # The same channels from the original's weights score otherwise: the tuned ones were used.
-    fresh = engine.context_of(job, files).evaluator.evaluate(child.kept, tuning_steps=2, seed=1)
+    fresh = context.context_of(job, files).evaluator.evaluate(child.kept, tuning_steps=2, seed=1)
     assert fresh.score != child.outcome.score
     with pytest.raises(ValueError, match="starts from trial"):
         engine.evaluate(job, prepared, proposal, None, files)
@@ -227,7 +262,7 @@ def test_untuned_child_is_ranked_by_the_originals_weights(
     materials: Materials, prepared: Prepared
 ) -> None:
     job, files = materials.job(UniformSpec()), materials.files
-    space = engine.context_of(job, files).problem.space
+    space = context.context_of(job, files).problem.space
     half = tuple(max(1, count // 2) for count in space.full)
     quarter = tuple(max(1, count // 4) for count in space.full)
     parent = engine.evaluate(job, prepared, Proposal(0, half), None, files)
