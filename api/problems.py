@@ -184,6 +184,8 @@ def _limit(error: Mapping[str, Any]) -> str | None:
 def _path(location: Sequence[str | int]) -> str:
     """`("body", "budget", "macs", "int")` as `budget.macs`: branches of a union are no fields."""
     inner = [str(part) for part in location[1:]]
+    if inner[:1] == ["strategy"]:
+        del inner[1:2]  # the strategy's name, which chose the branch
     shown = [part for part in inner if part not in ("int", "str") and "[" not in part]
     return ".".join(shown) or str(location[0] if location else "body")
 

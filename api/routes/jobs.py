@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Body, Header, Query, Request, Response
@@ -30,7 +30,7 @@ from models.jobs import (
 )
 from models.overview import best_trials, measured_trials
 from models.uploads import get_dataset, get_network
-from search.cost import UnreachableBudget
+from search.cost import Budget, UnreachableBudget
 from search.evaluation.errors import DatasetError
 from search.spec import JobSpec
 
@@ -80,24 +80,26 @@ def _checked(service: Service, spec: JobSpec) -> ValidationView:
             dataset = get_dataset(session, spec.dataset)
         except NotFound as error:
             raise refused(error, "dataset") from error
+    analysis = _analysis(service, network.digest)
     try:
-        return check_job(spec, _analysis(service, network.digest), dataset.description)
+        return check_job(spec, analysis, dataset.description)
     except UnreachableBudget as error:
-        raise _unreachable(spec, error) from error
+        raise _unreachable(spec, analysis.cost.full, error) from error
     except DatasetError as error:
         raise refused(error, "dataset") from error
 
 
-def _unreachable(spec: JobSpec, error: UnreachableBudget) -> Problem:
-    """With the least that each limit of the budget would have to be."""
+def _unreachable(spec: JobSpec, full: Mapping[str, int], error: UnreachableBudget) -> Problem:
+    """With the least that each limit which is missed would have to be."""
     fields = [
         FieldProblem(
             field=f"budget.{name}",
-            message=f"{limit} cannot be asked for together with rounding as it is",
+            message=f"{limit:,} cannot be reached",
             limit=f"at least {error.smallest[name]}",
             way_out=f"raise budget.{name}, or lower rounding.minimum and rounding.multiple",
         )
-        for name, limit in spec.budget.limits().items()
+        for name, limit in Budget.resolve(spec.budget, full).limits.items()
+        if limit < error.smallest[name]
     ]
     return Problem(422, error.code, str(error), errors=fields, smallest=error.smallest)
 

@@ -22,7 +22,13 @@ import migrations
 from api.app import create_app
 from api.dependencies import Service
 from espalier.format.lift import pack
+from models.artifact import Artifact
+from models.claims import end, lock_job
+from models.events import append
+from models.job import State
+from models.references import retain
 from models.settings import Settings
+from models.states import move
 
 MAX_UPLOAD_BYTES = 4_000_000
 CLASSES = 3
@@ -126,3 +132,36 @@ def spec(uploads: dict[str, str]) -> dict[str, object]:
         "strategy": {"name": "uniform"},
         "evaluation": {"calibration": 20, "holdout": 50},
     }
+
+
+def publish(service: Service, job: str, contents: dict[str, bytes]) -> None:
+    """Bring a queued job to its success with these result files, as the worker does."""
+    with service.database.transaction() as session:
+        row = lock_job(session, job)
+        for state in (State.RUNNING, State.FINALIZING):
+            move(session, row, state)
+        for name, content in contents.items():
+            stored = service.blobs.put([content])
+            retain(session, stored.digest, stored.size_bytes)
+            session.add(
+                Artifact(
+                    job_id=job,
+                    name=name,
+                    digest=stored.digest,
+                    size_bytes=stored.size_bytes,
+                    media_type="application/octet-stream",
+                )
+            )
+        move(session, row, State.SUCCEEDED)
+
+
+def fail(service: Service, job: str, code: str, error: str) -> None:
+    """End a job as the worker does when nothing helps."""
+    with service.database.transaction() as session:
+        end(session, lock_job(session, job), State.FAILED, code=code, error=error)
+
+
+def note(service: Service, job: str, **facts: object) -> None:
+    """Append an event of progress."""
+    with service.database.transaction() as session:
+        append(session, lock_job(session, job), "progress", facts)

@@ -1,0 +1,325 @@
+"""Jobs over REST: validated, made once, listed, watched, steered."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import func, select
+
+from models.job import Job
+from models.outbox import Outbox
+from models.trial import Trial
+from tests.api.fixtures import MACS, Running, fail, note, publish
+from tests.api.test_problems import problem
+
+Spec = dict[str, Any]
+
+
+def create(http: httpx.Client, spec: Spec, **headers: str) -> dict[str, Any]:
+    answer = http.post("/v1/jobs", json=spec, headers=headers)
+    assert answer.is_success, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def count(running: Running) -> int:
+    with running.service.database.transaction(write=False) as session:
+        return session.scalars(select(func.count()).select_from(Job)).one()
+
+
+# --- validation -----------------------------------------------------------------------------------
+
+
+def test_a_job_is_validated_without_being_made(
+    http: httpx.Client, running: Running, spec: Spec
+) -> None:
+    before = count(running)
+    answer = http.post("/v1/jobs/validate", json={**spec, "budget": {"macs": "33%"}})
+    assert answer.status_code == 200, answer.text
+    found = answer.json()
+    smallest = 64 * (9 + 9) + 3
+    assert found["budget"] == {
+        "macs": {"limit": MACS * 33 // 100, "original": MACS, "smallest": smallest}
+    }
+    assert found["groups"] == 2
+    assert found["spec"]["rounding"] == {"multiple": 1, "minimum": 1}
+    assert count(running) == before
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs/validate", "/v1/jobs"])
+@pytest.mark.parametrize(
+    ("change", "code", "field"),
+    [
+        ({"network": "net_nothing"}, "not_found", "network"),
+        ({"dataset": "data_nothing"}, "not_found", "dataset"),
+        ({"budget": {"macs": 100}}, "budget.unreachable", "budget.macs"),
+        ({"rounding": {"minimum": 8}}, "budget.unreachable", "budget.macs"),
+        ({"evaluation": {"holdout": 199}}, "dataset.too_small", "dataset"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_runs(
+    http: httpx.Client, running: Running, spec: Spec, path: str, change: Spec, code: str, field: str
+) -> None:
+    before = count(running)
+    found = problem(http.post(path, json={**spec, **change}), 422, code)
+    assert found["errors"][0]["field"] == field
+    assert found["errors"][0]["way_out"]
+    assert count(running) == before
+
+
+def test_an_unreachable_budget_says_what_is_reachable(http: httpx.Client, spec: Spec) -> None:
+    wanted = {**spec, "budget": {"macs": 100, "params": "90%"}}
+    found = problem(http.post("/v1/jobs", json=wanted), 422, "budget.unreachable")
+    smallest = found["smallest"]["macs"]
+    assert [error["field"] for error in found["errors"]] == ["budget.macs"]
+    assert found["errors"][0]["limit"] == f"at least {smallest}"
+    for limit, status in ((smallest, 200), (smallest - 1, 422)):
+        answer = http.post("/v1/jobs/validate", json={**spec, "budget": {"macs": limit}})
+        assert answer.status_code == status
+
+
+def test_a_dataset_that_does_not_fit_the_network(
+    http: httpx.Client, spec: Spec, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    import numpy as np
+
+    path = tmp_path_factory.mktemp("data") / "wide.npz"
+    np.savez(path, images=np.zeros((200, 9, 9), np.uint8), labels=np.arange(200) % 3)
+    dataset = http.post("/v1/datasets", content=path.read_bytes()).json()["id"]
+    answer = http.post("/v1/jobs", json={**spec, "dataset": dataset})
+    problem(answer, 422, "dataset.mismatch")
+
+
+# --- creation -------------------------------------------------------------------------------------
+
+
+def test_a_job_is_made_with_the_message_that_announces_it(
+    http: httpx.Client, running: Running, spec: Spec
+) -> None:
+    with running.service.database.transaction(write=False) as session:
+        before = session.scalars(select(func.count()).select_from(Outbox)).one()
+    answer = http.post("/v1/jobs", json={**spec, "name": "mine"})
+    assert answer.status_code == 201
+    view = answer.json()
+    assert answer.headers["location"] == f"/v1/jobs/{view['id']}"
+    assert (view["state"], view["terminal"], view["progress"]) == ("queued", False, 0.0)
+    assert (view["name"], view["trials"], view["best"]) == ("mine", 0, None)
+    assert view["spec"]["strategy"] == {"name": "uniform"}
+    with running.service.database.transaction(write=False) as session:  # the broker is down
+        assert session.scalars(select(func.count()).select_from(Outbox)).one() == before + 1
+
+
+def test_the_same_key_gives_the_same_job(http: httpx.Client, running: Running, spec: Spec) -> None:
+    first = http.post("/v1/jobs", json=spec, headers={"Idempotency-Key": "k1"})
+    before = count(running)
+    again = http.post("/v1/jobs", json=spec, headers={"Idempotency-Key": "k1"})
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert "idempotent-replay" not in first.headers
+    assert again.headers["idempotent-replay"] == "true"
+    assert again.json()["id"] == first.json()["id"]
+    assert count(running) == before
+    # The defaults written out are the same request.
+    spelled = {**spec, "seed": 0, "criterion": "l1"}
+    assert create(http, spelled, **{"Idempotency-Key": "k1"})["id"] == first.json()["id"]
+    other = http.post("/v1/jobs", json={**spec, "seed": 1}, headers={"Idempotency-Key": "k1"})
+    problem(other, 422, "idempotency.mismatch")
+    assert count(running) == before
+
+
+def test_the_same_key_at_the_same_time_gives_one_job(
+    http: httpx.Client, running: Running, spec: Spec
+) -> None:
+    before = count(running)
+    barrier = threading.Barrier(8)
+
+    def send(_: int) -> httpx.Response:
+        barrier.wait()
+        return http.post("/v1/jobs", json=spec, headers={"Idempotency-Key": "race"})
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(send, range(8)))
+    assert sorted(answer.status_code for answer in answers) == [200] * 7 + [201]
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert count(running) == before + 1
+
+
+# --- lists ----------------------------------------------------------------------------------------
+
+
+def test_pages_hold_every_job_once_whatever_is_made_meanwhile(
+    http: httpx.Client, spec: Spec
+) -> None:
+    made = [create(http, {**spec, "name": "paged"})["id"] for _ in range(5)]
+    seen: list[str] = []
+    cursor = None
+    while True:
+        params: dict[str, Any] = {"name": "paged", "limit": 2}
+        page = http.get("/v1/jobs", params=params | ({"cursor": cursor} if cursor else {})).json()
+        seen += [view["id"] for view in page["items"]]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+        create(http, {**spec, "name": "paged"})
+    assert seen == made[::-1]
+
+
+def test_filters_hold_together(http: httpx.Client, spec: Spec) -> None:
+    kept = create(http, {**spec, "name": "filtered"})["id"]
+    gone = create(http, {**spec, "name": "filtered"})["id"]
+    random = create(http, {**spec, "name": "filtered", "strategy": {"name": "random"}})["id"]
+    http.post(f"/v1/jobs/{gone}/cancel")
+
+    def ids(**filters: str) -> set[str]:
+        page = http.get("/v1/jobs", params={"name": "filtered", **filters}).json()
+        return {view["id"] for view in page["items"]}
+
+    assert ids() == {kept, gone, random}
+    assert ids(state="queued") == {kept, random}
+    assert ids(state="canceled") == {gone}
+    assert ids(strategy="random") == {random}
+    assert ids(network=spec["network"], strategy="uniform", state="queued") == {kept}
+    assert ids(network="net_other") == set()
+
+
+# --- one job --------------------------------------------------------------------------------------
+
+
+def test_the_best_trial_so_far_is_shown(http: httpx.Client, running: Running, spec: Spec) -> None:
+    job = create(http, spec)["id"]
+    with running.service.database.transaction() as session:
+        for number, score in ((0, 0.5), (1, 0.75), (2, None)):
+            session.add(
+                Trial(
+                    job_id=job,
+                    number=number,
+                    plan=[4, 8 - number],
+                    tuning_steps=0,
+                    tags={"iteration": number},
+                    score=score,
+                    metrics={"top1": score} if score else None,
+                    cost={"macs": 1000 * (number + 1)} if score else None,
+                    finished_at=1.0 if score else None,
+                )
+            )
+        session.get_one(Job, job).best = 1
+    view = http.get(f"/v1/jobs/{job}").json()
+    assert view["trials"] == 2
+    assert (view["best"]["number"], view["best"]["plan"]) == (1, [4, 7])
+    assert view["best"]["metrics"] == {"top1": 0.75}
+    first = http.get(f"/v1/jobs/{job}/trials", params={"limit": 2}).json()
+    rest = http.get(f"/v1/jobs/{job}/trials", params={"cursor": first["next_cursor"]}).json()
+    assert [trial["number"] for trial in first["items"] + rest["items"]] == [0, 1, 2]
+    assert [trial["state"] for trial in first["items"] + rest["items"]] == ["done", "done", "open"]
+    assert rest["next_cursor"] is None
+
+
+def test_an_unchanged_job_is_not_sent_again(
+    http: httpx.Client, running: Running, spec: Spec
+) -> None:
+    job = create(http, spec)["id"]
+    tag = http.get(f"/v1/jobs/{job}").headers["etag"]
+    same = http.get(f"/v1/jobs/{job}", headers={"If-None-Match": f'"other", W/{tag}'})
+    assert (same.status_code, same.content, same.headers["etag"]) == (304, b"", tag)
+    note(running.service, job, done=1)
+    changed = http.get(f"/v1/jobs/{job}", headers={"If-None-Match": tag})
+    assert changed.status_code == 200
+    assert changed.headers["etag"] != tag
+
+
+def test_a_long_poll_ends_with_the_change(http: httpx.Client, running: Running, spec: Spec) -> None:
+    view = create(http, spec)
+    timer = threading.Timer(0.5, note, (running.service, view["id"]))
+    timer.start()
+    started = time.monotonic()
+    answer = http.get(f"/v1/jobs/{view['id']}", params={"wait": 20})
+    assert 0.4 < time.monotonic() - started < 5
+    assert answer.json()["version"] == view["version"] + 1
+    timer.join()
+
+
+def test_a_long_poll_tells_at_once_what_changed_before_it_came(
+    http: httpx.Client, running: Running, spec: Spec
+) -> None:
+    view = create(http, spec)
+    note(running.service, view["id"])
+    started = time.monotonic()
+    answer = http.get(
+        f"/v1/jobs/{view['id']}",
+        params={"wait": 20},
+        headers={"If-None-Match": f'"{view["version"]}"'},
+    )
+    assert answer.json()["version"] == view["version"] + 1
+    assert time.monotonic() - started < 5
+
+
+def test_a_long_poll_ends_with_its_time(http: httpx.Client, spec: Spec) -> None:
+    view = create(http, spec)
+    url = f"/v1/jobs/{view['id']}"
+    known = {"If-None-Match": f'"{view["version"]}"'}
+    assert http.get(url, params={"wait": 0.3}, headers=known).status_code == 304
+    assert http.get(url, params={"wait": 0.3}).json() == view
+
+
+def test_a_long_poll_never_waits_for_a_job_that_has_ended(
+    http: httpx.Client, running: Running, spec: Spec
+) -> None:
+    ended = [create(http, spec)["id"] for _ in range(3)]
+    http.post(f"/v1/jobs/{ended[0]}/cancel")
+    fail(running.service, ended[1], "work.attempts", "five attempts failed")
+    publish(running.service, ended[2], {})
+    started = time.monotonic()
+    for job, state in zip(ended, ("canceled", "failed", "succeeded"), strict=True):
+        answer = http.get(f"/v1/jobs/{job}", params={"wait": 30})
+        assert (answer.json()["state"], answer.json()["terminal"]) == (state, True)
+        again = http.get(
+            f"/v1/jobs/{job}",
+            params={"wait": 30},
+            headers={"If-None-Match": answer.headers["etag"]},
+        )
+        assert again.status_code == 304
+    assert time.monotonic() - started < 10
+    failed = http.get(f"/v1/jobs/{ended[1]}").json()
+    assert failed["error"] == {"code": "work.attempts", "message": "five attempts failed"}
+
+
+def test_many_long_polls_leave_the_service_free(http: httpx.Client, spec: Spec) -> None:
+    """More of them than there are worker threads (40)."""
+    job = create(http, spec)["id"]
+    limits = httpx.Limits(max_connections=60)
+    with (
+        httpx.Client(base_url=http.base_url, timeout=30, limits=limits) as many,
+        ThreadPoolExecutor(50) as pool,
+    ):
+        waiting = [pool.submit(many.get, f"/v1/jobs/{job}", params={"wait": 15}) for _ in range(50)]
+        time.sleep(1)
+        started = time.monotonic()
+        assert http.get("/v1/jobs", params={"limit": 1}).is_success
+        assert time.monotonic() - started < 5
+        http.post(f"/v1/jobs/{job}/cancel")
+        assert {done.result().json()["state"] for done in waiting} == {"canceled"}
+
+
+# --- steering -------------------------------------------------------------------------------------
+
+
+def test_pause_resume_and_cancel_may_be_repeated(http: httpx.Client, spec: Spec) -> None:
+    job = create(http, spec)["id"]
+    for action, state in (("pause", "paused"), ("resume", "queued"), ("cancel", "canceled")):
+        views = [http.post(f"/v1/jobs/{job}/{action}").json() for _ in range(2)]
+        assert [view["state"] for view in views] == [state, state]
+        assert views[0]["version"] == views[1]["version"], "repeating it changes nothing"
+
+
+@pytest.mark.parametrize("action", ["cancel", "pause", "resume"])
+def test_what_has_ended_cannot_be_steered(
+    http: httpx.Client, running: Running, spec: Spec, action: str
+) -> None:
+    job = create(http, spec)["id"]
+    publish(running.service, job, {})
+    problem(http.post(f"/v1/jobs/{job}/{action}"), 409, "job.state")
+    assert http.get(f"/v1/jobs/{job}").json()["state"] == "succeeded"

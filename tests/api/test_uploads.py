@@ -1,0 +1,188 @@
+"""Uploads: whole or not at all, checked, and never more than allowed."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import socket
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.api.fixtures import MACS, MAX_UPLOAD_BYTES, PARAMS, Files, Running
+from tests.api.test_problems import problem
+
+
+def stored(running: Running) -> set[Path]:
+    """Every file in the blob store, finished or not."""
+    folder = running.service.settings.home / "blobs"
+    return {path for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_network_is_described(http: httpx.Client, files: Files) -> None:
+    content = files.package.read_bytes()
+    answer = http.post("/v1/networks", content=content, params={"name": "mine"})
+    assert answer.status_code == 201
+    view = answer.json()
+    assert answer.headers["location"] == f"/v1/networks/{view['id']}"
+    assert view["name"] == "mine"
+    assert view["sha256"] == hashlib.sha256(content).hexdigest()
+    assert view["size_bytes"] == len(content)
+    about = view["description"]
+    assert about["cost"]["macs"] == MACS
+    assert about["cost"]["params"] == PARAMS
+    # One channel left in each group, counted by hand.
+    assert about["smallest_cost"]["macs"] == 64 * (9 + 9) + 3
+    assert about["groups"] == [
+        {"name": "first", "channels": 8},
+        {"name": "second", "channels": 16},
+    ]
+    (kept,) = about["excluded"]
+    assert (kept["name"], kept["channels"]) == ("classifier", 3)
+    assert kept["reason"]
+    assert about["inputs"] == [{"name": "x", "shape": [1, 8, 8], "dtype": "float32"}]
+    assert about["operators"]["Conv2d"] == 2
+    assert http.get(answer.headers["location"]).json() == view
+    assert view in http.get("/v1/networks", params={"name": "mine"}).json()["items"]
+
+
+def test_a_dataset_is_described(http: httpx.Client, files: Files) -> None:
+    view = http.post("/v1/datasets", content=files.dataset.read_bytes()).json()
+    assert view["description"]["train_examples"] == 200
+    assert view["description"]["example_shape"] == [8, 8]
+    assert http.get(f"/v1/datasets/{view['id']}").json() == view
+
+
+def test_the_same_upload_twice_is_one_thing(http: httpx.Client, files: Files) -> None:
+    content = files.package.read_bytes()
+    answers = [
+        http.request(method, "/v1/networks", content=content, params={"name": "twice"})
+        for method in ("POST", "PUT")
+    ]
+    assert [answer.status_code for answer in answers] == [201, 200]
+    assert answers[0].json() == answers[1].json()
+    other = http.post("/v1/networks", content=content, params={"name": "another"})
+    assert other.json()["id"] != answers[0].json()["id"]
+
+
+def test_a_form_is_as_good_as_a_raw_body(http: httpx.Client, files: Files) -> None:
+    content = files.dataset.read_bytes()
+    form = http.post(
+        "/v1/datasets",
+        data={"comment": "before the file"},
+        files={"file": ("C:\\data\\digits\u00e9.npz", content)},
+    )
+    assert form.status_code == 201, form.text
+    assert form.json()["name"] == "digits\u00e9.npz"
+    assert form.json()["sha256"] == hashlib.sha256(content).hexdigest()
+
+
+def test_what_is_larger_than_allowed_is_refused_by_its_length(
+    http: httpx.Client, running: Running
+) -> None:
+    before = stored(running)
+    answer = http.post("/v1/datasets", content=b"x" * (MAX_UPLOAD_BYTES + 1))
+    found = problem(answer, 413, "upload.too_large")
+    assert found["limit_bytes"] == MAX_UPLOAD_BYTES
+    assert stored(running) == before
+
+
+@pytest.mark.parametrize("form", [False, True])
+def test_what_grows_larger_than_allowed_is_refused_on_the_way(
+    http: httpx.Client, running: Running, form: bool
+) -> None:
+    before = stored(running)
+    head = b'--B\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\n'
+    kind = "multipart/form-data; boundary=B" if form else "application/octet-stream"
+
+    def endless() -> Iterator[bytes]:
+        if form:
+            yield head
+        for _ in range(12):
+            yield b"x" * 1_000_000
+
+    answer = http.post("/v1/networks", content=endless(), headers={"Content-Type": kind})
+    problem(answer, 413, "upload.too_large")
+    assert stored(running) == before
+
+
+def test_an_announced_digest_is_checked(http: httpx.Client, running: Running, files: Files) -> None:
+    content = files.dataset.read_bytes()
+    right, wrong = hashlib.sha256(content), hashlib.sha256(b"other")
+    before = stored(running)
+    for digest in (wrong, right):
+        encoded = base64.b64encode(digest.digest()).decode()
+        header = {"Repr-Digest": f"md5=:aaaa:, sha-256=:{encoded}:"}
+        query = {"sha256": digest.hexdigest().upper(), "name": "by query"}
+        for options in ({"headers": header}, {"params": query}):
+            answer = http.post("/v1/datasets", content=content, **options)  # type: ignore[arg-type]  # options of httpx
+            if digest is right:
+                assert answer.is_success
+            else:
+                problem(answer, 422, "upload.digest_mismatch")
+                assert stored(running) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "code"),
+    [
+        ({"content": b""}, 422, "upload.empty"),
+        ({"content": b"x", "params": {"sha256": "short"}}, 422, "request.invalid"),
+        ({"content": b"x", "headers": {"Repr-Digest": "sha-256=:eA==:"}}, 422,
+         "upload.digest_invalid"),
+        ({"json": {"a": 1}}, 415, "upload.media_type"),
+        ({"files": {"file": (None, b"no name")}}, 400, "upload.malformed"),
+        ({"content": b"no form", "headers": {"Content-Type": "multipart/form-data; boundary=B"}},
+         400, "upload.malformed"),
+        ({"content": b"x", "headers": {"Content-Type": "multipart/form-data"}}, 400,
+         "upload.malformed"),
+    ],
+)  # fmt: skip
+def test_uploads_that_cannot_be_read(
+    http: httpx.Client, options: dict[str, object], status: int, code: str
+) -> None:
+    problem(http.request("POST", "/v1/networks", **options), status, code)  # type: ignore[arg-type]  # options of httpx
+
+
+def test_hostile_packages_are_refused_by_name(
+    http: httpx.Client, running: Running, files: Files, tmp_path: Path
+) -> None:
+    flipped = bytearray(files.package.read_bytes())
+    flipped[len(flipped) // 2] ^= 1
+    strange = tmp_path / "strange.zip"
+    with zipfile.ZipFile(strange, "w") as archive:
+        archive.writestr("../../etc/passwd", "root")
+    before = stored(running)
+    for content in (bytes(flipped), strange.read_bytes(), b"\x80\x04pickle", b"PK\x03\x04"):
+        answer = http.post("/v1/networks", content=content)
+        assert answer.status_code == 422, answer.text
+        assert answer.json()["code"].startswith("format.")
+    assert stored(running) == before
+
+
+def test_hostile_datasets_are_refused_by_name(http: httpx.Client, tmp_path: Path) -> None:
+    pickled = tmp_path / "pickled.npz"
+    np.savez(pickled, images=np.array([{"a": 1}], dtype=object))
+    for content in (pickled.read_bytes(), b"\x80\x04pickle", b"some text"):
+        answer = http.post("/v1/datasets", content=content)
+        assert answer.status_code == 422, answer.text
+        assert answer.json()["code"].startswith("dataset.")
+
+
+def test_a_client_that_hangs_up_leaves_nothing(running: Running, http: httpx.Client) -> None:
+    before = stored(running)
+    address = urlsplit(running.url)
+    with socket.create_connection((address.hostname, address.port)) as connection:
+        connection.sendall(
+            b"POST /v1/networks HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\n"
+            + b"x" * 1_500_000
+        )
+    for _ in range(100):
+        if http.get("/healthz").is_success and stored(running) == before:
+            break
+    assert stored(running) == before
