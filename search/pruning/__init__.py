@@ -1,7 +1,7 @@
 """Ranking channels and cutting networks."""
 
 from search.pruning.criteria import CRITERIA, scores
-from search.pruning.cut import apply, apply_further
+from search.pruning.cut import apply, apply_further, clone
 from search.pruning.positions import everything, narrowed, relative
 from search.pruning.selection import select
 
@@ -9,6 +9,7 @@ __all__ = [
     "CRITERIA",
     "apply",
     "apply_further",
+    "clone",
     "everything",
     "narrowed",
     "relative",

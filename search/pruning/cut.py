@@ -2,14 +2,14 @@
 
 The result shares with its source the memory of every tensor that stays whole, and nothing else:
 modules, parameters and buffers are objects of its own, so modes, hooks, gradients and
-`requires_grad` are independent. Training it in place would write into shared memory: take a
-`copy.deepcopy` first.
+`requires_grad` are independent. Training it in place would write into shared memory: `clone` it
+first.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -17,17 +17,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
-from espalier.format.build import build, graph_of, same_code
+from espalier.format.build import build, graph_of, same_code, tensors_of
 from espalier.format.ir import Attr, Graph
 from search.graph import shrink
 from search.graph.shrink import check
-from search.pruning.norms import tensor_of
 from search.pruning.positions import Dimension, cuts, everything, relative
 from search.space import Kept, SearchSpace
 
-_CONTAINERS = frozenset({dict, OrderedDict, set, list})
-
 M = TypeVar("M", bound=nn.Module)
+
+Narrow = Callable[[str, Tensor], Tensor]
+"""From a tensor's name and the tensor to the new network's: a view or copy, without gradient."""
+
+_CONTAINERS = frozenset({dict, OrderedDict, set, list})
 
 
 def apply(network: fx.GraphModule, space: SearchSpace, kept: Kept) -> fx.GraphModule:
@@ -68,58 +70,65 @@ def apply_further(
     check(space, parent)
     before, after = graph_of(network), shrink(space, child)
     relative(parent, child)
-    narrow = _narrow(network, cuts(space, parent, child))
+    taken = _by_tensor(cuts(space, parent, child))
+
+    def narrow(name: str, tensor: Tensor) -> Tensor:
+        tensor = tensor.detach()
+        for dim, indices in taken.get(name, ()):
+            tensor = tensor.index_select(dim, indices.to(tensor.device))
+        return tensor
+
     if same_code(before, after):
-        return _recast(network, before, after, narrow)
+        result = _twin(network, "", narrow, _changed_arguments(before, after))
+        result.meta = {**network.meta, "espalier": after}
+        return result
     return _rebuilt(network, after, narrow)
 
 
-def _narrow(
-    network: fx.GraphModule, taken: Mapping[Dimension, NDArray[np.intp]]
-) -> dict[str, Tensor]:
-    """The tensors that lose something, cut, by name."""
-    narrow: dict[str, Tensor] = {}
+def clone(network: fx.GraphModule) -> fx.GraphModule:
+    """The same network with memory of its own, which can be trained.
+
+    As `copy.deepcopy`, without writing and compiling the code anew: that is shared, so the `graph`
+    of neither network may be edited afterwards.
+    """
+    return _twin(network, "", lambda _, tensor: tensor.detach().clone(), {})
+
+
+def _by_tensor(
+    taken: Mapping[Dimension, NDArray[np.intp]],
+) -> Mapping[str, Sequence[tuple[int, Tensor]]]:
+    """By tensor: dimensions and what to take along them."""
+    result: dict[str, list[tuple[int, Tensor]]] = defaultdict(list)
     for (name, dim), indices in taken.items():
-        source = narrow[name] if name in narrow else tensor_of(network, name).detach()
-        index = torch.from_numpy(indices).to(source.device)
-        narrow[name] = source.index_select(dim, index)
-    return narrow
-
-
-def _rebuilt(network: fx.GraphModule, after: Graph, narrow: Mapping[str, Tensor]) -> fx.GraphModule:
-    """Where constants of the code change: built anew, in the modes of `network`."""
-    tensors = {name: narrow.get(name, tensor_of(network, name).detach()) for name in after.stored}
-    result = build(after, tensors)
-    result.meta = {**network.meta, **result.meta}
-    for path, module in result.named_modules():
-        module.training = network.get_submodule(path).training
-    for name, parameter in result.named_parameters():
-        parameter.requires_grad_(tensor_of(network, name).requires_grad)
+        result[name].append((dim, torch.from_numpy(indices)))
     return result
 
 
-def _recast(
-    network: fx.GraphModule, before: Graph, after: Graph, narrow: Mapping[str, Tensor]
-) -> fx.GraphModule:
-    """Where the code stays the same: new modules of the same classes around the tensors."""
+def _changed_arguments(before: Graph, after: Graph) -> dict[str, dict[str, Attr]]:
+    """By module: the constructor's arguments that differ."""
     changed: dict[str, dict[str, Attr]] = {}
     for path, module in after.modules.items():
         old = before.modules[path]
         if old is not module:
             args = {name: arg for name, arg in module.args.items() if arg != old.args[name]}
             changed[path] = args
-    result = _twin(network, "", narrow, changed)
-    result.meta = {**network.meta, "espalier": after}
+    return changed
+
+
+def _rebuilt(network: fx.GraphModule, after: Graph, narrow: Narrow) -> fx.GraphModule:
+    """Where constants of the code change: built anew, in the modes of `network`."""
+    result = build(after, {name: narrow(name, old) for name, old in tensors_of(network).items()})
+    result.meta = {**network.meta, **result.meta}
+    for path, module in result.named_modules():
+        module.training = network.get_submodule(path).training
+    trained = dict(network.named_parameters(remove_duplicate=False))
+    for name, parameter in result.named_parameters():
+        parameter.requires_grad_(trained[name].requires_grad)
     return result
 
 
-def _twin(
-    module: M,
-    path: str,
-    narrow: Mapping[str, Tensor],
-    changed: Mapping[str, Mapping[str, Attr]],
-) -> M:
-    """A module of the same class and state around the same memory, or the narrower tensors."""
+def _twin(module: M, path: str, narrow: Narrow, changed: Mapping[str, Mapping[str, Attr]]) -> M:
+    """A module of the same class and state around the tensors that `narrow` makes of its own."""
     twin = object.__new__(type(module))
     state = twin.__dict__
     for name, value in module.__dict__.items():
@@ -130,12 +139,11 @@ def _twin(
     prefix = f"{path}." if path else ""
     for name, parameter in module._parameters.items():
         if parameter is not None:
-            tensor = narrow.get(prefix + name, parameter)
+            tensor = narrow(prefix + name, parameter)
             state["_parameters"][name] = nn.Parameter(tensor, parameter.requires_grad)
     for name, buffer in module._buffers.items():
         if buffer is not None:
-            found = narrow.get(prefix + name)
-            state["_buffers"][name] = buffer.detach() if found is None else found
+            state["_buffers"][name] = narrow(prefix + name, buffer)
     for name, child in module._modules.items():
         if child is not None:
             state["_modules"][name] = _twin(child, prefix + name, narrow, changed)

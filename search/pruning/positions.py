@@ -46,8 +46,12 @@ def _removed(space: SearchSpace, kept: Kept) -> Iterator[tuple[Member, NDArray[n
         if len(channels) == group.channels:
             continue
         gone = sorted(set(range(group.channels)).difference(channels))
+        known: dict[tuple[tuple[int, ...], ...], NDArray[np.intp]] = {}  # most members are alike
         for member in group.members:
-            yield member, np.array([member.positions[channel] for channel in gone]).ravel()
+            if member.positions not in known:
+                owned = [member.positions[channel] for channel in gone]
+                known[member.positions] = np.array(owned).ravel()
+            yield member, known[member.positions]
 
 
 def alive(space: SearchSpace, kept: Kept) -> dict[Dimension, NDArray[np.bool_]]:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 
 from espalier.format.build import graph_of, load
 from espalier.format.lift import pack
 from espalier.format.operators import infer
-from search.pruning import apply, apply_further, everything, narrowed, relative
+from search.pruning import apply, apply_further, clone, everything, narrowed, relative
 from search.space import Kept
 from tests.networks import ZOO
 from tests.pruning.cases import case, output, random_kept
@@ -32,6 +33,13 @@ def digest(network: nn.Module) -> str:
     for name, parameter in network.named_parameters():
         found.update(f"{name} {parameter.requires_grad} {parameter.grad is None}".encode())
     return str(found.hexdigest())
+
+
+def assert_equal_state(found: nn.Module, expected: nn.Module) -> None:
+    state = expected.state_dict()
+    assert list(found.state_dict()) == list(state)
+    for key, tensor in found.state_dict().items():
+        assert torch.equal(tensor, state[key]), key
 
 
 def half(name: str) -> Kept:
@@ -79,6 +87,16 @@ def test_whole_tensors_share_memory_and_nothing_else_is_shared(name: str) -> Non
     assert not parameters.intersection(pruned.parameters())
 
 
+@pytest.mark.parametrize("name", ["resnet20b", "mobilenet_v2_bn", "vgg", "unet"])
+def test_no_code_is_written_anew(name: str) -> None:
+    """Compiling takes longer than all the rest: the class of the network is taken as it is."""
+    subject = case(name)
+    kept = tuple(channels[::2] for channels in everything(subject.space))
+    pruned = apply(subject.network, subject.space, kept)
+    assert type(pruned) is type(subject.network)
+    assert output(pruned, subject.example).shape == output(subject.network, subject.example).shape
+
+
 @pytest.mark.parametrize("name", SOME)
 def test_modes_and_gradients_are_carried_over_and_independent(name: str) -> None:
     subject = case(name)
@@ -97,9 +115,7 @@ def test_modes_and_gradients_are_carried_over_and_independent(name: str) -> None
     pruned.requires_grad_(True)
     pruned(subject.example).square().sum().backward()
     pruned.register_forward_hook(lambda *_: None)
-    pruned.get_submodule("" if first is source else _path(source, first)).register_forward_hook(
-        lambda *_: None
-    )
+    pruned.get_submodule(_path(source, first)).register_forward_hook(lambda *_: None)
     assert digest(source) == before
     assert not any(module._forward_hooks for module in source.modules())
 
@@ -108,15 +124,23 @@ def _path(network: nn.Module, wanted: nn.Module) -> str:
     return next(str(path) for path, module in network.named_modules() if module is wanted)
 
 
+@pytest.mark.parametrize("copied", [clone, copy.deepcopy])
 @pytest.mark.parametrize("name", SOME)
-def test_a_copy_trains_without_touching_the_original(name: str) -> None:
+def test_a_copy_trains_without_touching_the_original(
+    name: str, copied: Callable[[fx.GraphModule], fx.GraphModule]
+) -> None:
     subject = case(name)
     before = digest(subject.network)
-    pruned = copy.deepcopy(apply(subject.network, subject.space, half(name))).train()
+    shared = apply(subject.network, subject.space, half(name))
+    pruned = copied(shared)
+    assert graph_of(pruned) == graph_of(shared)
+    pruned.train()
     optimizer = torch.optim.SGD(pruned.parameters(), lr=1e-3)
+    assert_equal_state(pruned, shared)
     start = {key: tensor.clone() for key, tensor in pruned.state_dict().items()}
     pruned(subject.example).square().mean().backward()
     optimizer.step()
+    output(pruned, subject.example)  # moves the statistics of batch normalisation
     changed = [key for key, t in pruned.state_dict().items() if not torch.equal(t, start[key])]
     assert len(changed) > len(start) // 2
     assert digest(subject.network) == before
@@ -139,9 +163,7 @@ def test_cutting_in_two_steps_equals_cutting_once(name: str) -> None:
     once = apply(subject.network, space, child)
     assert graph_of(twice) == graph_of(once)
     assert repr(twice) == repr(once)
-    expected = once.state_dict()
-    for key, tensor in twice.state_dict().items():
-        assert torch.equal(tensor, expected[key]), key
+    assert_equal_state(twice, once)
     assert torch.equal(output(twice, subject.example), output(once, subject.example))
     # The narrowed space describes the network in between as a space of its own.
     inner = apply(between, narrowed(space, parent), relative(parent, child))
