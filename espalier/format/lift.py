@@ -20,6 +20,7 @@ from espalier.format.check import check
 from espalier.format.errors import FormatError
 from espalier.format.ir import Graph
 from espalier.format.lift_aliases import Aliases, functional
+from espalier.format.lift_constants import CONSTANT_CALLS
 from espalier.format.lift_context import Lifting, unsupported
 from espalier.format.lift_export import Example, examples, export, settled
 from espalier.format.lift_modules import MODULE_CALLS
@@ -28,7 +29,7 @@ from espalier.format.lift_shapes import SHAPE_CALLS
 from espalier.format.operators import MODULES, infer
 from espalier.format.package import Preprocessing, write_package
 
-HANDLERS = {**SHAPE_CALLS, **OPERATOR_CALLS, **MODULE_CALLS}
+HANDLERS = {**CONSTANT_CALLS, **SHAPE_CALLS, **OPERATOR_CALLS, **MODULE_CALLS}
 
 
 def _tensors(network: nn.Module, exported: ExportedProgram) -> dict[str, Tensor]:

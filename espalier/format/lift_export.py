@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,10 +62,11 @@ def export(network: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
     Raises:
         FormatError: it cannot be traced, or works for one batch size only; names the line.
     """
-    batch = Dim("batch")
-    shapes = tuple({0: batch} for _ in inputs)
+    shapes = _free_batch(network, inputs, Dim("batch"))
     try:
-        return torch.export.export(network, inputs, dynamic_shapes=shapes, strict=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's remarks on speed and on its own internals
+            return torch.export.export(network, inputs, dynamic_shapes=shapes, strict=False)
     except Exception as error:  # whatever the user's forward raises, or export itself
         if "specialized" in str(error) or "Constraints violated" in str(error):
             place = _where_fixed(network, inputs)
@@ -75,9 +78,23 @@ def export(network: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
         raise FormatError(f"the network cannot be traced: {said}") from error
 
 
+def _free_batch(network: nn.Module, inputs: tuple[Tensor, ...], batch: Any) -> dict[str, Any]:
+    """`dynamic_shapes` with the first dimension of every input free, by argument's name."""
+    signature = inspect.signature(network.forward)
+    try:
+        bound = signature.bind(*inputs).arguments
+    except TypeError as error:
+        raise FormatError(f"the example does not fit the network's forward: {error}") from None
+    free = {0: batch}
+    return {
+        name: tuple(free for _ in value) if isinstance(value, tuple) else free
+        for name, value in bound.items()
+    }
+
+
 def _where_fixed(network: nn.Module, inputs: tuple[Tensor, ...]) -> str:
     """The line that turned the batch size into a constant, as far as a second trace tells."""
-    shapes = tuple({0: Dim.AUTO} for _ in inputs)
+    shapes = _free_batch(network, inputs, Dim.AUTO)
     try:
         exported = torch.export.export(network, inputs, dynamic_shapes=shapes, strict=False)
     except Exception:  # the error that is raised already says enough

@@ -199,7 +199,7 @@ def _getitem(state: Lifting, node: fx.Node) -> Value:
         return found.make[index](node)
     if isinstance(found, str) and index == 0:  # the values of a pooling that also gives indices
         return found
-    raise unsupported(node, f"reads result {index} of an operator, which is not carried")
+    return None  # the indices of a pooling: refused only where something reads them
 
 
 def _roll(state: Lifting, node: fx.Node) -> str:
