@@ -79,8 +79,8 @@ def _card(what: str, value: str, source: str, *, first: bool = False) -> Markup:
 def _cards(metrics: Metrics) -> Markup:
     test, cost, latency = metrics["test"], metrics["cost"], metrics["latency_s"]
     if "top1" in test["after"]:
-        before, after = test["before"]["top1"], test["after"]["top1"]
-        source = f"{words.points_text(before, after)} from {words.metric_text('top1', before)}"
+        before, after = (test[side]["top1"] for side in ("before", "after"))
+        source = f"{words.metric_text('top1', before)} before"
         shown = _card("Test accuracy", words.metric_text("top1", after), source, first=True)
     else:
         value = words.metric_text("agreement", test["after"]["agreement"])
@@ -119,7 +119,7 @@ def _before_and_after(metrics: Metrics) -> Markup:
     rows.append(("Latency, one example", *texts, words.change_text(before, after)))
     note = (
         f"Measured on {metrics['test_examples']} test examples, which nothing before has seen, "
-        f"after reloading the exported files in a fresh process ({metrics['device']}). Costs are "
+        f"after reloading the exported files in a fresh process ({_device(metrics)}). Costs are "
         "for one example."
     )
     return tag(
@@ -128,6 +128,10 @@ def _before_and_after(metrics: Metrics) -> Markup:
         tag("p", note),
         table(("", "Original", "Pruned", "Change"), rows),
     )
+
+
+def _device(metrics: Metrics) -> str:
+    return "on a GPU" if str(metrics["device"]).startswith("cuda") else "on a CPU, one thread"
 
 
 def _ancestors(result: Result) -> Iterator[int]:
@@ -206,7 +210,7 @@ def _comparison(result: Result, metrics: Metrics) -> Markup:
         "section",
         tag("h2", "Against the uniform plan"),
         tag("p", "The same budget met with one keep ratio for all groups, on the same hold-out. "
-            "What the search adds is the distance to that row."),
+            "Before fine-tuning, the distance to that row is what the search adds."),
         table(head, rows),
     )  # fmt: skip
 

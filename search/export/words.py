@@ -47,6 +47,8 @@ def cost_unit(cost: str, value: float) -> tuple[float, str]:
 
 
 def cost_text(cost: str, value: int) -> str:
+    if not cost.endswith("bytes") and value < 10**6:
+        return f"{value:,}"
     factor, unit = cost_unit(cost, value)
     return f"{value / factor:.4g} {unit}".strip() if factor > 1 else f"{value} {unit}".strip()
 

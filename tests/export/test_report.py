@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from search.export.report import report
+from search.export.words import change_text, cost_text, points_text, seconds_text
+from search.space import Exclusion
+from tests.export.finished import changed, finished, written
+
+EVIL = "<script>alert('x')</script>\"&$a_b^{c}$"
+
+
+def metrics() -> dict[str, Any]:
+    (file,) = (file for file in written().files if file.name == "metrics.json")
+    found: dict[str, Any] = json.loads(file.path.read_text())
+    return found
+
+
+class Page(HTMLParser):
+    """The page's text and tags; fails on tags that do not match."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.words: list[str] = []
+        self.feed(page)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
+        self.links += [value or "" for name, value in attrs if name == "xlink:href"]
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+
+def test_the_report_says_what_was_asked_and_what_came_of_it() -> None:
+    result, found = finished(), metrics()
+    page = Page(report(result, found))
+    test, cost = found["test"], found["cost"]
+    for words in (
+        "NetAdapt",
+        "12 trials",
+        f"{result.limits['macs']:,}",
+        "(50%)",
+        f"{100 * test['before']['top1']:.2f} %",
+        f"{100 * test['after']['top1']:.2f} %",
+        f"{cost['before']['macs']:,}",
+        f"{cost['after']['params']:,}",
+        "Uniform plan, not fine-tuned",
+        f"{100 * dict(result.control.metrics)['top1']:.2f} %" if result.control else "",
+        *(group.name for group in result.space.groups),
+        *(
+            f"{len(k)} of {g.channels}"
+            for k, g in zip(result.kept, result.space.groups, strict=True)
+        ),
+        *(item.reason for item in result.space.excluded),
+        'espalier.load("network.espalier")',
+        "onnxruntime.InferenceSession",
+        "Verified.",
+        "359 test examples",
+    ):
+        assert words in page.text
+    assert page.tags.count("svg") == 2
+
+
+def test_the_report_loads_nothing_and_is_the_same_twice() -> None:
+    page = report(finished(), metrics())
+    assert page == report(finished(), metrics())
+    parsed = Page(page)
+    assert all(link.startswith("#") for link in parsed.links)
+    assert not {"script", "link", "img", "iframe"} & set(parsed.tags)
+    assert "default-src 'none'" in page
+
+
+def test_one_plot_for_each_limit() -> None:
+    both = changed(limits={**finished().limits, "params": finished().before["params"]})
+    assert Page(report(both, metrics())).tags.count("svg") == 3
+
+
+def test_names_from_strangers_are_escaped() -> None:
+    result = finished()
+    groups = tuple(dataclasses.replace(group, name=EVIL) for group in result.space.groups)
+    space = dataclasses.replace(result.space, groups=groups, excluded=(Exclusion(EVIL, 3, EVIL),))
+    evaluator = copy.copy(result.evaluator)
+    evaluator.space = space
+    evaluator.spec = result.spec.model_copy(update={"name": EVIL, "network": EVIL, "dataset": EVIL})
+    raw = report(changed(evaluator=evaluator), metrics())
+    page = Page(raw)
+    assert "script" not in page.tags
+    assert "<script" not in raw
+    assert page.text.count(EVIL) >= 7
+
+
+def test_a_report_without_labels_control_or_fine_tuning() -> None:
+    found = metrics()
+    for part in (*found["test"].values(), *found["holdout"].values()):
+        for name in ("top1", "top5", "cross_entropy"):
+            part.pop(name, None)
+    result = finished()
+    evaluator = copy.copy(result.evaluator)
+    evaluator.spec = result.spec.model_copy(
+        update={"evaluation": result.spec.evaluation.model_copy(update={"metric": "cross_entropy"})}
+    )
+    bare = changed(evaluator=evaluator, control=None, history=())
+    page = Page(report(bare, found))
+    assert "Test accuracy" not in page.text
+    assert "Agreement with the original" in page.text
+    assert "Lower is better" in page.text
+    assert page.tags.count("svg") == 1
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (cost_text("macs", 40_551_040), "40.55 M"),
+        (cost_text("params", 999_999), "999,999"),
+        (cost_text("weight_bytes", 1536), "1.5 KiB"),
+        (cost_text("weight_bytes", 12), "12 B"),
+        (change_text(200, 100), "−50.0 %"),
+        (change_text(100, 100), "±0 %"),
+        (change_text(0, 1), "–"),
+        (points_text(0.9, 0.905), "+0.50 points"),
+        (seconds_text(0.0042), "4.2 ms"),
+        (seconds_text(0.00042), "420 µs"),
+    ],
+)
+def test_numbers_read_well(found: str, expected: str) -> None:
+    assert found == expected
