@@ -76,6 +76,11 @@ class Context:
                 blocks.append(Block((dim,), atoms))
         return Labelled(tuple(shape), tuple(blocks), constant=True)
 
+    def count(self, node: str, slot: int, span: Span) -> None:
+        """Note positions that an attribute of a node counts."""
+        self.atoms.spend(span.stop - span.start)
+        self.spans[node, slot] = span
+
     def produces(self, atoms: IntArray | None) -> None:
         """Mark rows of a weight."""
         if atoms is not None:

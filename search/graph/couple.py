@@ -18,7 +18,7 @@ from search.graph.rules_tensor import TENSOR_RULES
 
 OPERATOR_RULES: Mapping[str, Rule] = {**TENSOR_RULES, **PRODUCT_RULES}
 
-ROUNDS = 64
+ROUNDS = 32
 """Passes that settle split dimensions before what is still open is left uncut."""
 
 
@@ -151,8 +151,13 @@ def couple(graph: Graph) -> Coupling:
     """
     context = Context(graph, infer(graph))
     values: dict[str, Labelled] = {}
+    seen: set[int] = set()
     for node in graph.nodes:
-        values[node.name] = _apply(context, node, values)
+        value = values[node.name] = _apply(context, node, values)
+        for block in value.blocks:  # each is looked at again, even where it is but a view
+            if id(block.atoms) not in seen:
+                seen.add(id(block.atoms))
+                context.atoms.spend(block.atoms.size)
     for name in graph.outputs:
         fix(context.atoms, values[name], "they are the network's output")
     _hold_shared(context)

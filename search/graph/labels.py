@@ -15,8 +15,6 @@ import numpy as np
 
 from search.graph.atoms import Atoms, IntArray
 
-MAX_RANK = 32
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
@@ -181,8 +179,6 @@ def spread(block: Block, dims: Sequence[int], shape: Sequence[int]) -> IntArray:
 
 
 def reshape(atoms: Atoms, value: Labelled, target: Sequence[int], where: str) -> Labelled:
-    if 0 in value.shape or max(len(target), len(value.shape)) > MAX_RANK:
-        return replace(fix(atoms, value, f"{where} reshapes them"), shape=tuple(target))
     groups = factors(value.shape, target)
     group_of = {dim: index for index, (left, _) in enumerate(groups) for dim in left}
     touched = [sorted({group_of[dim] for dim in block.dims}) for block in value.blocks]

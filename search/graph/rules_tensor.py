@@ -165,7 +165,7 @@ def slice_rule(context: Context, node: Node, inputs: Sequence[Labelled]) -> Labe
         return pin(context.atoms, value, [dim], f"{node.name} takes every so many of them")
     if stop - start == 1:  # a dimension of size one carries no label
         return _single(context, node, value, block, dim, start)
-    context.spans[node.name, 0] = Span(block, dim, 0, start)
+    context.count(node.name, 0, Span(block, dim, 0, start))
     return _put(value, block, _cut(block, dim, start, stop))
 
 
@@ -179,7 +179,7 @@ def _single(
         left = tuple(d for d in block.dims if d != dim)
         return _put(value, block, Block(left, take(block.atoms, where, index)))
     context.atoms.fix(block.atoms[index : index + 1], f"{node.name} picks single ones of them")
-    context.spans[node.name, 0] = Span(block, dim, 0, index)
+    context.count(node.name, 0, Span(block, dim, 0, index))
     return _put(value, block, None)
 
 
@@ -219,10 +219,10 @@ def pad(context: Context, node: Node, inputs: Sequence[Labelled]) -> Labelled:
             first = slot == 2 * index
             if width > 0:
                 span = (0, width) if first else (len(whole) - width, len(whole))
-                context.spans[node.name, slot] = Span(padded, dim, *span)
+                context.count(node.name, slot, Span(padded, dim, *span))
             elif width < 0:
                 span = (0, -width) if first else (length + width, length)
-                context.spans[node.name, slot] = Span(bare, dim, *span, sign=-1)
+                context.count(node.name, slot, Span(bare, dim, *span, sign=-1))
         value = relabelled(value, dim, whole[left:right])
     return value
 

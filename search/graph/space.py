@@ -61,16 +61,19 @@ class _Lines:
         axis = self.axis(block)
         return None if axis is None or block.dims[axis] != dim else self._along(block, axis)
 
-    def _along(self, block: Block, axis: int) -> IntArray:
+    def _along(self, block: Block, axis: int, part: slice = slice(None)) -> IntArray:
         atoms = block.atoms
         for other in reversed(range(atoms.ndim)):
             if other != axis:
                 atoms = take(atoms, other, 0)
-        return self._coupling.classes[atoms]
+        return self._coupling.classes[atoms[part]]
 
     def span(self, span: Span) -> IntArray | None:
-        line = self.line(span.block, span.dim)
-        return None if line is None else line[span.start : span.stop]
+        """Classes of some positions of a dimension; none if it is never cut."""
+        axis = self.axis(span.block)
+        if axis is None or span.block.dims[axis] != span.dim:
+            return None
+        return self._along(span.block, axis, slice(span.start, span.stop))
 
     def all(self) -> Iterator[IntArray]:
         """Every line whose length has to follow from the plan, each once."""

@@ -42,7 +42,22 @@ def many_wide_layers() -> Graph:
     return s.graph(x)
 
 
-@pytest.mark.parametrize("make", [doubling, wide_table, many_wide_layers])
+def many_views() -> Graph:
+    """Little is ever copied, but every view would be looked at."""
+    s = Sketch()
+    x = s.reshape(s.linear(s.input(4), 2**15), Batch(), *(2,) * 15)
+    for _ in range(400):
+        x = s.permute(x, 0, *range(2, 16), 1)
+    return s.graph(x)
+
+
+def many_indices() -> Graph:
+    s = Sketch()
+    x = s.linear(s.input(4), 100_000)
+    return s.graph(*(s.slice(x, 1, 99_990, 100_000) for _ in range(200)))
+
+
+@pytest.mark.parametrize("make", [doubling, wide_table, many_wide_layers, many_views, many_indices])
 def test_what_would_take_too_much_memory_is_refused(make: Callable[[], Graph]) -> None:
     graph = make()
     start = time.perf_counter()
