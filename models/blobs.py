@@ -6,6 +6,7 @@ renamed (local, after an fsync) or uploaded in one atomic put (S3). Readers chec
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import tempfile
@@ -118,10 +119,8 @@ class Incoming:
 
     def discard(self) -> None:
         """Remove what was written; nothing happens after `finish`."""
-        try:
+        with contextlib.suppress(OSError):  # what is buffered does not fit either
             self._file.close()
-        except OSError:  # what is buffered does not fit either
-            os.close(self._file.fileno())
         self.path.unlink(missing_ok=True)
 
     def _unwritable(self, error: OSError) -> BlobUnwritable:

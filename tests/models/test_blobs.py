@@ -1,0 +1,210 @@
+"""The blob store: whole or not at all, and never other bytes than the digest says."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from obstore.store import MemoryStore
+from sqlalchemy import select
+
+from models.blob import Blob
+from models.blobs import CHUNK_BYTES, BlobStore, key_of
+from models.database import Database
+from models.errors import BlobCorrupt, BlobMissing, BlobTooLarge, BlobUnwritable
+from models.references import collect, release, retain
+from worker.files import BlobFiles
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _files(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "blobs"
+
+
+@pytest.fixture(params=["local", "remote"])
+def store(request: pytest.FixtureRequest, folder: Path) -> BlobStore:
+    """A local folder, and an object store as S3 is one."""
+    if request.param == "local":
+        return BlobStore.open(f"file://{folder}")
+    return BlobStore(MemoryStore(), None)
+
+
+@hypothesis_settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data(), size=st.sampled_from([0, 1, 1000, CHUNK_BYTES, 2 * CHUNK_BYTES + 17]))
+def test_what_is_put_is_read(store: BlobStore, data: st.DataObject, size: int) -> None:
+    content = random.Random(size).randbytes(size)
+    cut = data.draw(st.integers(0, size))
+    stored = store.put([content[:cut], content[cut:]])
+    assert (stored.digest, stored.size_bytes) == (_digest(content), size)
+    assert store.size_bytes(stored.digest) == size
+    assert b"".join(store.read(stored.digest)) == content
+    start, end = sorted((data.draw(st.integers(0, size)), data.draw(st.integers(0, size + 10))))
+    assert b"".join(store.read(stored.digest, start, end)) == content[start:end]
+
+
+def test_a_blob_over_its_cap_is_refused_before_it_is_all_read(
+    store: BlobStore, folder: Path
+) -> None:
+    taken = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield b"x" * 1000
+
+    with pytest.raises(BlobTooLarge, match="exceeds 2500 bytes"):
+        store.put(endless(), max_bytes=2500)
+    assert taken == 3
+    assert not _files(folder)
+    assert store.put([b"x" * 2500], max_bytes=2500).size_bytes == 2500
+
+
+def test_an_announced_digest_must_hold(store: BlobStore, folder: Path) -> None:
+    with pytest.raises(BlobCorrupt, match="was announced"):
+        store.put([b"these"], expected=_digest(b"those"))
+    assert not _files(folder)
+    with pytest.raises(BlobMissing):
+        store.size_bytes(_digest(b"these"))
+
+
+def test_an_interrupted_upload_leaves_nothing(store: BlobStore, folder: Path) -> None:
+    def broken() -> Iterator[bytes]:
+        yield b"some"
+        raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        store.put(broken())
+    assert not _files(folder)
+    assert list(store.older_than(0)) in ([], [[]])
+
+
+@pytest.mark.parametrize("when", ["write", "fsync", "rename"])
+def test_a_full_disk_leaves_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    store = BlobStore.open(f"file://{folder}")
+    kept = store.put([b"kept"])
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def on_a_full_disk(descriptor: int, _mode: str) -> BinaryIO:
+        os.close(descriptor)
+        return Path("/dev/full").open("wb")
+
+    with monkeypatch.context() as patch:
+        if when == "write":
+            patch.setattr(os, "fdopen", on_a_full_disk)
+        elif when == "fsync":
+            patch.setattr(os, "fsync", full)
+        else:
+            patch.setattr(Path, "replace", full)
+        with pytest.raises(BlobUnwritable, match="No space left on device"):
+            store.put([b"too much"] * 10_000)
+    assert {path.read_bytes() for path in _files(folder)} == {b"kept"}
+    assert b"".join(store.read(kept.digest)) == b"kept"
+
+
+@pytest.mark.parametrize("harm", ["flipped", "truncated", "longer"])
+def test_damage_is_noticed(folder: Path, tmp_path: Path, harm: str) -> None:
+    store = BlobStore.open(f"file://{folder}")
+    content = os.urandom(CHUNK_BYTES + 1000)
+    stored = store.put([content])
+    path = folder / key_of(stored.digest)
+    damaged = {
+        "flipped": content[:500] + bytes([content[500] ^ 1]) + content[501:],
+        "truncated": content[:-1],
+        "longer": content + b"x",
+    }[harm]
+    path.write_bytes(damaged)
+    with pytest.raises(BlobCorrupt, match="is damaged"):
+        list(store.read(stored.digest))
+    with pytest.raises(BlobCorrupt):
+        store.fetch(stored.digest, tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+    assert not list(tmp_path.glob("fetch-*"))
+    with pytest.raises(BlobCorrupt):
+        BlobFiles(store, tmp_path / "cache", 2**30).path(stored.digest)
+    store.put([content])  # storing it again heals it
+    assert b"".join(store.read(stored.digest)) == content
+
+
+@pytest.mark.parametrize("name", ["", "../" * 20, "sha256/" + "a" * 57, "A" * 64, "é" * 64])
+def test_only_digests_are_names(store: BlobStore, name: str) -> None:
+    with pytest.raises(BlobMissing):
+        list(store.read(name))
+
+
+@pytest.mark.parametrize("url", ["ftp://x/y", "file://host/folder", "folder"])
+def test_other_places_are_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="give file:///FOLDER or s3://BUCKET/PREFIX"):
+        BlobStore.open(url)
+
+
+def test_what_nobody_uses_is_deleted_after_its_grace(database: Database, store: BlobStore) -> None:
+    used, unused, unnamed = (store.put([name]).digest for name in (b"used", b"unused", b"unnamed"))
+    with database.transaction() as session:
+        for digest in (used, used, unused):
+            retain(session, digest, 4)
+        for digest in (used, unused):
+            release(session, digest)
+    assert collect(database, store, grace_s=60.0) == 0
+    assert collect(database, store, grace_s=0.0) == 2
+    assert b"".join(store.read(used)) == b"used"
+    for digest in (unused, unnamed):
+        with pytest.raises(BlobMissing):
+            store.size_bytes(digest)
+    with database.transaction(write=False) as session:
+        assert session.scalars(select(Blob.digest)).all() == [used]
+
+
+def test_storing_again_renews_the_age(database: Database, folder: Path) -> None:
+    store = BlobStore.open(f"file://{folder}")
+    digest = store.put([b"blob"]).digest
+    os.utime(folder / key_of(digest), (0, 0))
+    left_over = folder / "tmp" / "put-crashed"
+    left_over.write_bytes(b"half")
+    os.utime(left_over, (0, 0))
+    store.put([b"blob"])
+    assert collect(database, store, grace_s=60.0) == 0
+    assert not left_over.exists()
+    os.utime(folder / key_of(digest), (0, 0))
+    assert collect(database, store, grace_s=60.0) == 1
+
+
+def test_copies_of_remote_blobs_are_checked_and_bounded(tmp_path: Path) -> None:
+    store = BlobStore(MemoryStore(), None)
+    contents = [bytes([number]) * 1000 for number in range(4)]
+    digests = [store.put([content]).digest for content in contents]
+    cache = tmp_path / "cache"
+    files = BlobFiles(store, cache, 2500)
+    for digest, content in zip(digests, contents, strict=True):
+        assert files.path(digest).read_bytes() == content
+        os.utime(cache / digest, (digests.index(digest), digests.index(digest)))
+    assert sum(path.stat().st_size for path in cache.iterdir()) <= 2500
+    assert files.path(digests[0]).read_bytes() == contents[0]  # fetched again
+    (cache / digests[0]).write_bytes(b"damaged")
+    assert BlobFiles(store, cache, 2500).path(digests[0]).read_bytes() == contents[0]
+    new = tmp_path / "new"
+    new.write_bytes(b"new")
+    assert b"".join(store.read(files.put(new))) == b"new"
