@@ -1,0 +1,287 @@
+"""What each step of a job does, see `search.engine`."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from torch.fx import GraphModule
+
+from espalier.format.codec import graph_to_json
+from search.context import Context, context_of, problem_of
+from search.cost import Budget, check_reachable, smallest_cost
+from search.evaluation import checkpoint as checkpoints
+from search.evaluation.evaluator import Start
+from search.evaluation.finetune import FineTuner
+from search.evaluation.metrics import finite
+from search.evaluation.seeds import derive, generator
+from search.files import Files
+from search.pruning import select
+from search.records import (
+    Advanced,
+    Artifact,
+    Finished,
+    Group,
+    Inputs,
+    Prepared,
+    Trial,
+    TrialResult,
+    Tuned,
+)
+from search.space import Plan
+from search.strategies import create
+from search.strategies.base import Outcome, Proposal
+from search.strategies.fitting import uniform_plan
+
+Progress = Callable[[str, float, dict[str, Any]], None]
+"""Takes the stage, how much of it is done from 0 to 1, and facts about it."""
+
+_TRIAL, _CRITERION, _FINETUNE = 1, 2, 3  # streams of the specification's seed; 0 is the splits'
+_REPORT_EVERY_S = 1.0
+
+
+def silent(stage: str, fraction: float, facts: dict[str, Any]) -> None:
+    """Progress that nobody follows."""
+
+
+def prepare(inputs: Inputs, files: Files) -> Prepared:
+    """Find what can be pruned, see that the budget can be met, and measure the original.
+
+    Raises:
+        FormatError: the network's package is malformed.
+        UnreachableBudget: even the narrowest plan exceeds the budget; found before data is read.
+        DatasetError: the data is malformed, does not fit the network, or is too little.
+    """
+    context = context_of(inputs, files)
+    problem, spec = context.problem, inputs.spec
+    budget, choices = problem.budget(spec), problem.choices(spec)
+    check_reachable(problem.cost, budget, choices)
+    evaluator = context.evaluator
+    baseline = evaluator.baseline()
+    return Prepared(
+        baseline=finite(baseline),
+        score=cast(float, evaluator.score(baseline)),  # a number, or there were no baseline
+        cost=dict(problem.cost.full),
+        limits=dict(budget.limits),
+        smallest=smallest_cost(problem.cost, choices),
+        groups=tuple(Group(group.name, group.channels) for group in problem.space.groups),
+        excluded=problem.space.excluded,
+        graph=graph_to_json(problem.space.graph),
+    )
+
+
+def advance(
+    inputs: Inputs,
+    prepared: Prepared,
+    state: dict[str, Any] | None,
+    outcomes: Sequence[Outcome],
+    slots: int,
+) -> Advanced:
+    """Tell the strategy what became of its proposals, and ask for new ones.
+
+    Args:
+        state: from the last `advance`; `None` at the start.
+        outcomes: those that no `advance` has seen.
+        slots: how many new proposals can be taken.
+    """
+    spec = inputs.spec
+    problem = problem_of(prepared.graph)
+    strategy = create(
+        spec.strategy,
+        problem.cost,
+        Budget(prepared.limits),
+        problem.choices(spec),
+        spec.seed,
+        baseline=prepared.score,
+    )
+    if state is not None:
+        strategy.load_state_dict(state)
+    for outcome in outcomes:
+        strategy.tell(outcome)
+    proposals = tuple(strategy.ask(slots))
+    return Advanced(
+        state=strategy.state_dict(),
+        proposals=proposals,
+        done=strategy.done,
+        fraction=strategy.fraction,
+        best=strategy.best,
+        needed=tuple(sorted(strategy.needed)),
+    )
+
+
+def evaluate(
+    inputs: Inputs,
+    prepared: Prepared,  # noqa: ARG001 - every step takes what is known
+    proposal: Proposal,
+    parent: TrialResult | None,
+    files: Files,
+) -> TrialResult:
+    """Cut, tune and score one trial.
+
+    The kept channels are a subset of the parent's. They are ranked by the parent's weights if it
+    was tuned, else by the original's. A function of its arguments alone: neither the order of
+    trials nor the number of slots matters.
+
+    Args:
+        parent: the result of trial `proposal.parent`.
+
+    Raises:
+        ValueError: the parent is not the one proposed.
+    """
+    if proposal.parent != (None if parent is None else parent.outcome.number):
+        raise ValueError(f"trial {proposal.number} starts from trial {proposal.parent}")
+    context = context_of(inputs, files)
+    evaluator, spec = context.evaluator, inputs.spec
+    start = _start(parent, files)
+    kept = select(
+        evaluator.original if start is None else evaluator.network(start[0], start),
+        context.problem.space,
+        proposal.plan,
+        spec.criterion,
+        generator(spec.seed, _CRITERION, proposal.number),
+        within=None if parent is None else parent.kept,
+    )
+    found = evaluator.evaluate(
+        kept,
+        start=start,
+        tuning_steps=proposal.tuning_steps,
+        seed=derive(spec.seed, _TRIAL, proposal.number),
+    )
+    outcome = Outcome(
+        proposal.number,
+        proposal.plan,
+        found.score,
+        dict(found.metrics),
+        context.problem.cost.of(proposal.plan),
+    )
+    weights = None
+    if found.state:
+        with tempfile.TemporaryDirectory() as folder:
+            path = checkpoints.save(Path(folder) / "weights.safetensors", found.state, {})
+            weights = files.put(path)
+    return TrialResult(outcome, kept, weights)
+
+
+def _start(result: TrialResult | None, files: Files) -> Start | None:
+    """What a tuned trial left to go on from."""
+    if result is None or result.weights is None:
+        return None
+    return result.kept, checkpoints.restore(files.path(result.weights))[0]
+
+
+def _tuner(
+    context: Context, winner: TrialResult, checkpoint: str | None, files: Files
+) -> FineTuner:
+    evaluator = context.evaluator
+    start = _start(winner, files)
+    network = evaluator.network(winner.kept, start)
+    if start is None:  # the state that the trial was scored with
+        evaluator.recalibrate(network)
+    tuner = FineTuner(network, evaluator, seed=derive(context.inputs.spec.seed, _FINETUNE))
+    if checkpoint is not None:
+        tuner.restore(files.path(checkpoint))
+    return tuner
+
+
+def tune(
+    inputs: Inputs,
+    prepared: Prepared,  # noqa: ARG001 - every step takes what is known
+    winner: TrialResult,
+    checkpoint: str | None,
+    files: Files,
+    *,
+    max_seconds: float = math.inf,
+    should_stop: Callable[[], bool] = lambda: False,
+    progress: Progress = silent,
+) -> Tuned:
+    """Fine-tune the winner for a while; the result does not depend on how often it is interrupted.
+
+    Args:
+        checkpoint: from the last slice; `None` at the start.
+        max_seconds: returns after the gradient step that passes this.
+        should_stop: asked after each gradient step.
+    """
+    tuner = _tuner(context_of(inputs, files), winner, checkpoint, files)
+    reported = 0.0
+
+    def stop() -> bool:
+        nonlocal reported
+        if time.monotonic() - reported >= _REPORT_EVERY_S:
+            reported = time.monotonic()
+            progress("tune", tuner.fraction, {"step": tuner.step, "steps": tuner.total})
+        return should_stop()
+
+    done = tuner.run(max_seconds, stop)
+    with tempfile.TemporaryDirectory() as folder:
+        digest = files.put(tuner.save(Path(folder) / "checkpoint.safetensors"))
+    progress("tune", tuner.fraction, {"step": tuner.step, "steps": tuner.total})
+    return Tuned(done, digest, tuner.history)
+
+
+def finalize(
+    inputs: Inputs,
+    prepared: Prepared,
+    winner: TrialResult,
+    checkpoint: str | None,
+    trials: Sequence[Trial],
+    files: Files,
+    progress: Progress = silent,
+) -> Finished:
+    """Write the files of the result and see in a fresh process that they are what they should be.
+
+    Args:
+        checkpoint: of the last slice of fine-tuning; `None` for the winner as it was scored.
+        trials: the history, in any order.
+
+    Raises:
+        OnnxExportFailed: ONNX cannot carry the network, or computes something else.
+        VerificationFailed: what was reloaded differs from what was in memory, or from the plan.
+    """
+    # ONNX and the plots take a second to import, and the other steps need neither.
+    from search.export import Control, Result, write_results
+
+    context = context_of(inputs, files)
+    tuner = _tuner(context, winner, checkpoint, files)
+    plan, cost, metrics = _uniform(context)
+    result = Result(
+        evaluator=context.evaluator,
+        network=cast(GraphModule, tuner.network()),
+        kept=winner.kept,
+        winner=winner.outcome.number,
+        limits=prepared.limits,
+        before=prepared.cost,
+        after=context.problem.cost.of(tuple(map(len, winner.kept))),
+        trials=sorted(trials, key=lambda trial: trial.proposal.number),
+        control=Control(plan, cost, metrics),
+        history=tuner.history,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        written = write_results(
+            result,
+            Path(folder),
+            original=files.path(inputs.network),
+            dataset=files.path(inputs.dataset),
+            progress=lambda part, fraction: progress("finalize", fraction, {"part": part}),
+        )
+        artifacts = tuple(
+            Artifact(file.name, files.put(file.path), file.path.stat().st_size, file.media_type)
+            for file in written.files
+        )
+    return Finished(artifacts, written.summary)
+
+
+def _uniform(context: Context) -> tuple[Plan, dict[str, int], Mapping[str, float]]:
+    """The plain plan under the same budget, with the same criterion and recalibration.
+
+    Returns:
+        Plan, cost, and metrics on the hold-out.
+    """
+    spec, problem, evaluator = context.inputs.spec, context.problem, context.evaluator
+    plan = uniform_plan(problem.cost, problem.budget(spec), problem.choices(spec))
+    random = generator(spec.seed, _CRITERION)
+    kept = select(evaluator.original, problem.space, plan, spec.criterion, random)
+    return plan, problem.cost.of(plan), evaluator.evaluate(kept).metrics
