@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
+from torch.func import functional_call
 
 from espalier.format.build import build
 from espalier.format.ir import Graph
@@ -18,7 +19,6 @@ from espalier.format.lift import lift
 from espalier.format.operators import integer
 from search.graph import space_of
 from search.pruning import everything
-from search.pruning.norms import tensor_of
 from search.space import Kept, Member, Plan, SearchSpace
 from tests.networks import ZOO
 
@@ -107,15 +107,17 @@ def normalised(space: SearchSpace) -> set[int]:
     return {index for index, group in enumerate(space.groups) if any(map(spans, group.members))}
 
 
-def masked(network: fx.GraphModule, space: SearchSpace, kept: Kept) -> fx.GraphModule:
-    """The dense network whose consumers have zeros where the removed channels come in."""
-    dense = copy.deepcopy(network)
+def masked_output(subject: Case, kept: Kept) -> Tensor:
+    """Output of the dense network whose consumers have zeros where removed channels come in."""
+    state = subject.network.state_dict()
+    for group, channels in zip(subject.space.groups, kept, strict=True):
+        gone = sorted(set(range(group.channels)).difference(channels))
+        for member in group.members:
+            if member.role == "consumes" and gone:
+                positions = torch.tensor([p for channel in gone for p in member.positions[channel]])
+                tensor = state[member.tensor]
+                state[member.tensor] = tensor.index_fill(member.dim, positions, 0.0)
     with torch.no_grad():
-        for group, channels in zip(space.groups, kept, strict=True):
-            gone = sorted(set(range(group.channels)).difference(channels))
-            for member in group.members:
-                if member.role == "consumes" and gone:
-                    positions = [p for channel in gone for p in member.positions[channel]]
-                    tensor = tensor_of(dense, member.tensor)
-                    tensor.index_fill_(member.dim, torch.tensor(positions), 0.0)
-    return dense
+        result = functional_call(subject.network, state, subject.example)
+    assert isinstance(result, Tensor)
+    return result
