@@ -23,7 +23,8 @@ from espalier.client import DEFAULT_URL, Client
 from espalier.errors import ApiError
 from espalier.format.errors import EspalierError
 
-out = Console(highlight=False, soft_wrap=True)
+_WIDE = 160  # columns where no terminal says how many: tables in a file are not cut
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _WIDE)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Url = Annotated[

@@ -85,6 +85,8 @@ def register(app: typer.Typer) -> None:
         ] = None,
     ) -> None:
         """Put a trained network of yours into a package file."""
+        if not output.absolute().parent.is_dir():
+            fail(f"there is no folder {output.parent}: make it first", code=2)
         with errors_as_lines():
             try:
                 made = _function(source)()

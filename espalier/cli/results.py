@@ -84,9 +84,9 @@ def register(app: typer.Typer) -> None:
                 "no jobs; start one with: espalier submit NETWORK --data DATA --budget macs=50%"
             )
             return
-        table = Table(
-            "job", "name", "state", "", "strategy", "budget", "created", box=box.SIMPLE_HEAD
-        )
+        table = Table(box=box.SIMPLE_HEAD)
+        for title in ("job", "name", "state", "", "strategy", "budget", "created"):
+            table.add_column(title, no_wrap=title != "name")
         for view in views:
             table.add_row(
                 view["id"],

@@ -86,7 +86,7 @@ def _migrate(env: dict[str, str]) -> None:
 
 
 def _children(env: dict[str, str], home: Path, sock: socket.socket, workers: int) -> list[Child]:
-    """In the order in which they start; they stop in the opposite one."""
+    """In the order in which they start."""
     logs = home / "logs"
     logs.mkdir(exist_ok=True)
     python = [sys.executable, "-m"]
@@ -151,7 +151,8 @@ def _run(home: Path, host: str, port: int, workers: int) -> None:
             out.print("stopping")
     finally:
         address.unlink(missing_ok=True)
-        stop(children[::-1])
+        stop([child for child in children if child.name != "redis"])
+        stop(children)  # Redis last: the others still talk to it
         sock.close()
 
 

@@ -68,13 +68,17 @@ def settings(items: list[str]) -> dict[str, Any]:
     return found
 
 
+def _known(kind: str, given: str) -> None:
+    """Fail unless it is a file or looks like an id, before anything is sent."""
+    if not Path(given).is_file() and not _ID.match(given):
+        fail(f"there is no file {given}, and it is no {kind}'s id: correct it", code=2)
+
+
 def _sent(client: Client, kind: str, given: str) -> dict[str, Any]:
     """The uploaded file, or the one that an id names."""
-    if _ID.match(given) and not Path(given).exists():
-        return client.network(given) if kind == "network" else client.dataset(given)
     path = Path(given)
     if not path.is_file():
-        fail(f"there is no file {given}, and it is no {kind}'s id: correct it", code=2)
+        return client.network(given) if kind == "network" else client.dataset(given)
     upload = client.upload_network if kind == "network" else client.upload_dataset
     with transfer(f"uploading {path.name}") as bar:
         task = bar.add_task("", total=path.stat().st_size)
@@ -148,6 +152,8 @@ def register(app: typer.Typer) -> None:
         spec["budget"] = budget(budget_)
         if name is not None:
             spec["name"] = name
+        _known("network", network)
+        _known("dataset", data)
         with connected(url) as client:
             spec["network"] = _sent(client, "network", network)["id"]
             spec["dataset"] = _sent(client, "dataset", data)["id"]
@@ -165,6 +171,7 @@ def register(app: typer.Typer) -> None:
         url: Url = URL,
     ) -> None:
         """Show what a network costs, what of it can be pruned, and what cannot and why."""
+        _known("network", network)
         with connected(url) as client:
             view = _sent(client, "network", network)
             if as_json:

@@ -80,10 +80,8 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
         before, after = 1000 * latency["before"], 1000 * latency["after"]
         ratio = f"{100 * after / before:.1f} %" if before else ""
         rows.append(("latency", f"{before:.3g} ms", f"{after:.3g} ms", ratio))
-    return [
-        f"{label:<22} {before:>10} -> {after:>10}  {ratio:>8}"
-        for label, before, after, ratio in rows
-    ]
+    lines = (f"{label:<22} {old:>10} -> {new:>10}  {ratio:>8}" for label, old, new, ratio in rows)
+    return [line.rstrip() for line in lines]
 
 
 def follow(client: Client, job: str) -> None:
