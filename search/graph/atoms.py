@@ -15,8 +15,8 @@ from espalier.format.errors import EspalierError
 IntArray = NDArray[np.int64]
 
 LIMIT = 8_000_000
-"""Atoms, labels and unions that one analysis may hold, some tens of bytes each; a ResNet-152 or a
-ViT-L needs about a fifth of it."""
+"""Atoms, labels and unions that one analysis may hold, some tens of bytes each; a ViT-L needs a
+quarter of it."""
 
 
 class TooManyPositions(EspalierError):

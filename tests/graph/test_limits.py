@@ -60,10 +60,10 @@ def many_indices() -> Graph:
 @pytest.mark.parametrize("make", [doubling, wide_table, many_wide_layers, many_views, many_indices])
 def test_what_would_take_too_much_memory_is_refused(make: Callable[[], Graph]) -> None:
     graph = make()
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(TooManyPositions, match="positions"):
         space_of(graph)
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
 
 
 def endless_shuffles() -> Graph:
@@ -97,9 +97,9 @@ def many_slices() -> Graph:
 @pytest.mark.parametrize("make", [endless_shuffles, long_chain_of_sums, many_slices])
 def test_awkward_graphs_take_bounded_time(make: Callable[[], Graph]) -> None:
     graph = make()
-    start = time.perf_counter()
+    start = time.process_time()
     space = space_of(graph)
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
     shrink(space, tuple((0,) for _ in space.groups))
 
 

@@ -150,7 +150,7 @@ def test_the_analysis_of_a_deep_network_is_quick() -> None:
     graph = graph_of("resnet56a")
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.process_time()
         space_of(graph)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     assert min(seconds) < 0.3
