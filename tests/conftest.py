@@ -9,8 +9,8 @@ import shutil
 import subprocess
 import tempfile
 import time
-import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -19,6 +19,7 @@ import pytest
 import migrations
 from espalier.redis_server import RedisServer
 from models.database import Database
+from models.tables import metadata
 
 
 def _postgresql_binaries(folder: Path) -> Path:
@@ -60,7 +61,12 @@ def postgresql_server() -> Iterator[Path]:
         capture_output=True,
     )
     command: list[str | Path] = [binaries / "postgres", "-D", data, "-h", "", "-k", folder]
-    for option in ("fsync=off", "max_connections=60", "shared_buffers=16MB"):
+    for option in (
+        "fsync=off",
+        "full_page_writes=off",
+        "max_connections=60",
+        "shared_buffers=16MB",
+    ):
         command += ["-c", option]
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(command, user=user, cwd=folder, stdout=log, stderr=log)
@@ -86,21 +92,11 @@ def postgresql_server() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture(scope="session")
-def _postgresql_template(postgresql_server: Path) -> str:
-    """A migrated database that tests copy."""
-    admin = f"host={postgresql_server} user=postgres dbname=postgres"
-    with psycopg.connect(admin, autocommit=True) as connection:
-        connection.execute("create database migrated")
-    migrations.upgrade(f"postgresql+psycopg://postgres@/migrated?host={postgresql_server}")
-    return "migrated"
-
-
-def _copy(server: Path, template: str) -> Iterator[str]:
-    name = f"test_{uuid.uuid4().hex}"
+@contextmanager
+def _postgresql_database(server: Path, name: str) -> Iterator[str]:
     admin = f"host={server} user=postgres dbname=postgres"
     with psycopg.connect(admin, autocommit=True) as connection:
-        connection.execute(f"create database {name} template {template}".encode())
+        connection.execute(f"create database {name}".encode())
     yield f"postgresql+psycopg://postgres@/{name}?host={server}"
     with psycopg.connect(admin, autocommit=True) as connection:
         connection.execute(f"drop database {name} with (force)".encode())
@@ -109,13 +105,30 @@ def _copy(server: Path, template: str) -> Iterator[str]:
 @pytest.fixture
 def empty_postgresql_url(postgresql_server: Path) -> Iterator[str]:
     """A PostgreSQL database without tables."""
-    yield from _copy(postgresql_server, "template1")
+    with _postgresql_database(postgresql_server, "empty") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def _migrated_postgresql_url(postgresql_server: Path) -> Iterator[str]:
+    with _postgresql_database(postgresql_server, "migrated") as url:
+        migrations.upgrade(url)
+        yield url
 
 
 @pytest.fixture
-def postgresql_url(postgresql_server: Path, _postgresql_template: str) -> Iterator[str]:
-    """A migrated PostgreSQL database."""
-    yield from _copy(postgresql_server, _postgresql_template)
+def postgresql_url(postgresql_server: Path, _migrated_postgresql_url: str) -> Iterator[str]:
+    """A migrated PostgreSQL database, without rows."""
+    yield _migrated_postgresql_url
+    tables = ", ".join(metadata.tables)
+    with psycopg.connect(
+        f"host={postgresql_server} user=postgres dbname=migrated", autocommit=True
+    ) as connection:
+        connection.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where datname = 'migrated' and pid <> pg_backend_pid()"
+        )
+        connection.execute(f"truncate {tables} restart identity".encode())
 
 
 @pytest.fixture(scope="session")
