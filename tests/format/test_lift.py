@@ -202,10 +202,10 @@ def test_an_unknown_operator_is_named_with_its_line() -> None:
 
 
 def test_a_fixed_batch_size_is_refused_with_its_line() -> None:
-    def views(_: nn.Module, x: Tensor) -> Tensor:
+    def forward(_: nn.Module, x: Tensor) -> Tensor:
         return x.view(2, 2, 2, 6, 8)
 
-    message = refused(views)
+    message = refused(forward)
     assert "fixes its batch size at test_lift.py:" in message
     assert "x.view(2, 2, 2, 6, 8)" in message
 
