@@ -38,7 +38,8 @@ def graphs(draw: st.DrawFn) -> Graph:
         assert isinstance(last, int)
         kind = draw(st.sampled_from(["unary", "clamp", "scalar", "add", "slice", "cat", "linear"]))
         attrs: dict[str, Attr] = {}
-        op, inputs, target = kind, (source,), None
+        op, target = kind, None
+        inputs: tuple[str, ...] = (source,)
         if kind == "unary":
             op = draw(st.sampled_from(_UNARY))
         elif kind == "clamp":

@@ -76,7 +76,7 @@ def test_a_loaded_network_packs_again(tmp_path: Path) -> None:
 def test_the_users_modes_are_put_back(tmp_path: Path) -> None:
     network, example = ZOO["mlp"]()
     network.train()
-    network[2].eval()
+    network.get_submodule("2").eval()
     next(network.parameters()).requires_grad_(False)
     loaded = espalier.load(espalier.pack(network, example, tmp_path / "n.espalier"))
     assert [m.training for m in network.modules()][1:4] == [True, True, False]
