@@ -41,7 +41,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """One job through a service of its own; returns what is recorded."""
     root = Path("var/benchmarks") / f"{options.network}-{options.strategy}-{options.seed}"
     root.mkdir(parents=True, exist_ok=True)
-    np.savez(root / "data.npz", **cifar.dataset(options.network, options.examples, options.seed))
+    arrays = cifar.dataset(options.network, options.examples, options.seed)
+    np.savez(root / "data.npz", allow_pickle=False, **arrays)
     package = espalier.pack(
         cifar.trained(options.network),
         cifar.EXAMPLE,
@@ -80,7 +81,7 @@ def main() -> None:
     parser.add_argument("--budget", default="50%")
     parser.add_argument("--examples", type=int, default=10_000)
     parser.add_argument("--holdout", type=int, default=500)
-    parser.add_argument("--first-step", type=float, default=0.1)
+    parser.add_argument("--first-step", type=float, default=0.03)
     parser.add_argument("--tuning-steps", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)

@@ -71,7 +71,7 @@ def save_digits(path: Path) -> dict[str, NDArray[Any]]:
         "test_labels": labels[:TEST_EXAMPLES],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, **arrays)
+    np.savez(path, allow_pickle=False, **arrays)
     return arrays
 
 

@@ -72,7 +72,11 @@ class NetAdaptSpec(Frozen):
         "accuracy", description="the paper's rule, or the reference code's drop per resource"
     )
     first_step: float = Field(
-        0.05, gt=0, le=1, description="share of the original cost removed by the first iteration"
+        0.03,
+        gt=0,
+        le=1,
+        description="share of the original cost removed by the first iteration; a group that "
+        "cannot lose so much by itself sits out, so deep networks need small steps",
     )
     decay: float = Field(0.98, gt=0, le=1, description="factor on the step after each iteration")
     tuning_steps: int = Field(10, ge=0, le=100_000, description="short fine-tuning of each trial")

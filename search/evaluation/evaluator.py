@@ -5,7 +5,6 @@ Deterministic in its arguments and its seed, whatever was evaluated before.
 
 from __future__ import annotations
 
-import copy
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,7 +25,7 @@ from search.evaluation.metrics import Tally, check_metric, distance, finite, out
 from search.evaluation.recalibrate import recalibrate, tracked_norms
 from search.evaluation.seeds import derive, dropout_seed
 from search.evaluation.splits import Indices, split
-from search.pruning import apply, apply_further
+from search.pruning import apply, apply_further, clone
 from search.space import Kept, SearchSpace
 from search.spec import JobSpec
 
@@ -154,9 +153,9 @@ class Evaluator:
         a start the statistics are those of the original.
         """
         if start is None:
-            return copy.deepcopy(apply(self.original, self.space, kept)).eval()
+            return clone(apply(self.original, self.space, kept)).eval()
         parent, state = start
-        cut = copy.deepcopy(apply(self.original, self.space, parent))
+        cut = clone(apply(self.original, self.space, parent))
         cut.load_state_dict(dict(state))
         return apply_further(cut, self.space, parent, kept).eval() if parent != kept else cut.eval()
 

@@ -1,0 +1,46 @@
+"""Rules of the house that no linter knows."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ["api", "espalier", "migrations", "models", "search", "worker"]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_our_packages_are_the_ones_imported(package: str) -> None:
+    """An editable install stands behind site-packages: a stray `models` there would win."""
+    file = import_module(package).__file__
+    assert file is not None
+    assert Path(file).is_relative_to(ROOT)
+
+
+def test_test_folders_have_no_init_files() -> None:
+    """One in `tests/search` would shadow the package `search`."""
+    assert not list((ROOT / "tests").rglob("__init__.py"))
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["espalier", "espalier.client", "espalier.cli", "espalier.format.package", "search.spec",
+     "search.graph", "search.cost", "search.evaluation.data", "models.settings", "api.app"],
+)  # fmt: skip
+def test_what_the_api_needs_imports_no_torch(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_a_module_can_be_held_in_mind() -> None:
+    long = {
+        str(path.relative_to(ROOT)): lines
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        if (lines := len(path.read_text().splitlines())) > 600
+    }
+    assert not long
