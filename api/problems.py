@@ -245,11 +245,14 @@ _HTTP = {
 
 def _allowed(request: Request) -> str:
     """The methods of every route at this path; Starlette knows only those of the first."""
+    path = request.url.path
     operations = request.app.openapi()["paths"]
-    found = {"GET"} if request.url.path in ("/", "/docs", "/openapi.json") else set()
+    if path in operations:  # its own before those of a template: /v1/jobs/validate
+        return ", ".join(sorted(method.upper() for method in operations[path]))
+    found = {"GET"} if path in ("/", "/docs", "/openapi.json") else set()
     for template, methods in operations.items():
         pattern = re.sub(r"\\{\w+\\}", "[^/]+", re.escape(template))
-        if re.fullmatch(pattern, request.url.path):
+        if re.fullmatch(pattern, path):
             found |= {method.upper() for method in methods}
     return ", ".join(sorted(found))
 

@@ -235,7 +235,7 @@ class Client:
             report(item["size_bytes"])
             return path
         for _ in range(2):  # what an earlier download left may be of another file: once more
-            self._retried(lambda: self._continue(job, item, part, report))
+            self._complete(job, item, part, report)
             if _sha256(part) == digest:
                 part.replace(path)
                 return path
@@ -245,8 +245,19 @@ class Client:
             "the stored file is damaged; run the job again"
         )
 
+    def _complete(self, job: str, item: Json, part: Path, report: Callable[[int], None]) -> None:
+        """Bring `part` to the file's full size; attempts count only while nothing arrives."""
+        have = -1
+        while True:
+            try:
+                return self._retried(lambda: self._continue(job, item, part, report))
+            except Unreachable:
+                before, have = have, part.stat().st_size
+                if have <= before:
+                    raise
+
     def _continue(self, job: str, item: Json, part: Path, report: Callable[[int], None]) -> None:
-        """Bring `part` to the file's full size, from where it stands."""
+        """Fetch what `part` lacks, over one connection."""
         size, url = item["size_bytes"], _url("jobs", job, "artifacts", item["name"])
         with part.open("ab") as file:
             have = file.tell()
@@ -262,7 +273,7 @@ class Client:
                         raise ApiError.from_response(response)
                     if response.status_code != httpx.codes.PARTIAL_CONTENT:
                         have = file.truncate(0)
-                    for chunk in response.iter_raw(_CHUNK):
+                    for chunk in response.iter_raw():
                         have += file.write(chunk)
                         report(have)
         if have != size:
