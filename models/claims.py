@@ -132,6 +132,8 @@ def _claim(
     if claimed is None:
         return None  # another worker was first
     kind, trial, fence, attempts = claimed
+    if kind == Kind.PREPARE:
+        job.stage = kind
     job.served_at = session.scalars(select(clock_s())).one()
     session.flush()
     if job.state == State.QUEUED:

@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,7 @@ from models.blobs import BlobStore
 from models.errors import BlobUnwritable
 from models.settings import Settings
 from worker.files import BlobFiles
-from worker.lifeline import die_with_parent, kill_group
+from worker.lifeline import die_with_parent, guard, kill_group
 
 _PROGRESS_S = 0.2  # between two reports; the supervisor writes down fewer still
 
@@ -78,7 +78,7 @@ class _Channel:
             self.send({"progress": report})
 
     def read(self) -> None:
-        """Takes in messages until the supervisor is gone, then ends the whole group."""
+        """Takes in messages until the supervisor is gone, then ends everything."""
         try:
             for line in self._lines:
                 message = json.loads(line)
@@ -100,16 +100,19 @@ def _failure(error: Exception) -> dict[str, Any]:
     }
 
 
-def main(descriptor: int, load_steps: Callable[[Settings], Mapping[str, Step]]) -> None:
+def main(arguments: Sequence[str], load_steps: Callable[[Settings], Mapping[str, Step]]) -> None:
     """Run steps until the supervisor ends; never returns.
 
     Args:
-        descriptor: of the socket to the supervisor.
+        arguments: of the command line: the numbers of the socket to the supervisor, and of the
+            pipe that ends with it.
         load_steps: gives the steps by name; called once, so that what is slow to import comes
             after the ties to the supervisor.
     """
     if os.getpgrp() != os.getpid():
         os.setsid()
+    descriptor, lifeline = map(int, arguments)
+    guard(lifeline, descriptor)
     channel = _Channel(descriptor)
     signal.signal(signal.SIGTERM, lambda *_: channel.stop.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -136,4 +139,4 @@ def main(descriptor: int, load_steps: Callable[[Settings], Mapping[str, Step]]) 
 if __name__ == "__main__":
     from worker.engine_steps import load
 
-    main(int(sys.argv[1]), load)
+    main(sys.argv[1:], load)

@@ -31,14 +31,16 @@ class Child:
         """Start it.
 
         Args:
-            command: what to run; the number of the inherited socket is appended.
+            command: what to run; the numbers of the inherited socket and pipe are appended.
         """
         ours, theirs = socket.socketpair()
+        ending, lifeline = os.pipe()  # never written to: it ends with this process
+        self._lifeline: int | None = lifeline
         threads = str(settings.torch_threads)
-        with theirs:
+        try:
             self._process = subprocess.Popen(  # noqa: S603 - arguments are ours
-                [*command, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
+                [*command, str(theirs.fileno()), str(ending)],
+                pass_fds=[theirs.fileno(), ending],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
                 env=os.environ
@@ -49,6 +51,9 @@ class Child:
                     "OMP_WAIT_POLICY": "passive",
                 },
             )
+        finally:
+            theirs.close()
+            os.close(ending)
         self._socket = ours
         self._messages: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         threading.Thread(target=self._read, name=f"child-{self.pid}", daemon=True).start()
@@ -88,7 +93,11 @@ class Child:
 
     def kill(self) -> None:
         """Kill it and everything that it started, and wait for its end."""
+        if self._lifeline is None:
+            return
         kill_group(self.pid)
+        os.close(self._lifeline)
+        self._lifeline = None
         self._process.wait()
         self._socket.close()
 

@@ -160,4 +160,4 @@ def load(_settings: Settings) -> dict[str, Step]:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), load)
+    main(sys.argv[1:], load)

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections import Counter
+from pathlib import Path
 
 import psutil
+import psycopg
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from espalier.redis_server import RedisServer
 from models.events import events_after
 from models.job import State
 from models.jobs import artifacts_of, request_cancel, request_pause, resume, trials_of
+from models.settings import Settings
 from tests.worker.service import Service, wait_until
+from worker.supervisor import Slot
 
 
 def _sound(service: Service, job_id: str, trials: int) -> None:
@@ -41,11 +47,12 @@ def test_killed_children_and_supervisors(ringing: Service) -> None:
     os.kill(child, signal.SIGKILL)
     wait_until(lambda: ringing.starts("evaluate", 2))
     (child,) = ringing.children()
+    wait_until(psutil.Process(child).children)
     family = [psutil.Process(child), *psutil.Process(child).children(recursive=True)]
     worker.kill()
     worker.wait()
-    psutil.wait_procs(family, timeout=2)
-    assert not ringing.children()
+    _, left_over = psutil.wait_procs(family, timeout=3)
+    assert left_over == []
     ringing.worker()
     wait_until(ringing.finished(job_id))
     _sound(ringing, job_id, 8)
@@ -190,6 +197,59 @@ def test_sigterm_drains(ringing: Service) -> None:
     with ringing.database.transaction(write=False) as session:
         (retry,) = [e for e in events_after(session, deaf, 0) if e.kind == "retry"]
     assert retry.data == {"kind": "prepare", "attempts": 0, "reason": "its worker ended"}
+
+
+def test_a_database_that_goes_away(
+    settings: Settings, postgresql_server: Path, postgresql_url: str, tmp_path: Path
+) -> None:
+    """Gone during claims, heartbeats and commits: the work goes on and the job ends."""
+    changes = {"database_url": postgresql_url, "max_attempts": 5}
+    service = Service(settings.model_copy(update=changes), tmp_path)
+    job_id = service.submit(trials=8, seconds={"evaluate": 0.4, "tune": 0.5})
+    slot = service.slot()
+    thread = threading.Thread(target=lambda: wait_until(lambda: _serve(slot, service, job_id)))
+    thread.start()
+    admin = f"host={postgresql_server} user=postgres dbname=postgres"
+    with psycopg.connect(admin, autocommit=True) as connection:
+        for number in (1, 4, 6):
+            wait_until(lambda number=number: number in _begun(service.log))
+            connection.execute("alter database migrated allow_connections false")
+            connection.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity where datname = 'migrated'"
+            )
+            time.sleep(0.8)
+            connection.execute("alter database migrated allow_connections true")
+    thread.join()
+    _sound(service, job_id, 8)
+    assert all(service.starts("evaluate", number) == 1 for number in range(8))
+    service.close()
+
+
+def _begun(log: Path) -> set[int]:
+    lines = log.read_text().splitlines()
+    return {int(line.split()[2]) for line in lines if line.startswith("start evaluate")}
+
+
+def _serve(slot: Slot, service: Service, job_id: str) -> bool:
+    slot.serve()
+    try:
+        return service.job(job_id).terminal
+    except OperationalError:
+        return False
+
+
+def test_a_database_that_stays_locked(service: Service) -> None:
+    """Another process holds SQLite's lock for longer than a lease."""
+    job_id = service.submit(trials=2, seconds={"evaluate": 1.0})
+    service.reaper()
+    worker = service.start("tests.worker.serve")
+    wait_until(lambda: service.starts("evaluate", 0))
+    with service.database.transaction():
+        time.sleep(2 * service.settings.lease_s)
+    wait_until(lambda: worker.poll() is not None)
+    slot = service.slot()
+    wait_until(lambda: slot.serve() or service.job(job_id).terminal)
+    _sound(service, job_id, 2)
 
 
 def test_the_limit_of_time(service: Service) -> None:

@@ -1,0 +1,82 @@
+"""A real job through the record, a supervisor and a child gives what the library gives."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.digits import save_digits, train
+from espalier.format.lift import pack
+from espalier.format.package import Preprocessing
+from models.job import State
+from models.jobs import artifacts_of, create_job
+from models.uploads import create_dataset, create_network
+from search import engine
+from search.files import FolderFiles
+from search.records import Inputs
+from search.spec import BudgetSpec, EvaluationSpec, FineTuneSpec, JobSpec, NetAdaptSpec
+from tests.worker.service import Service
+from worker.supervisor import Slot
+
+
+@pytest.fixture
+def job(service: Service, tmp_path: Path) -> tuple[str, Inputs, FolderFiles]:
+    """A small real job, submitted, and the same for the library."""
+    torch.set_num_threads(1)
+    arrays = save_digits(tmp_path / "digits.npz")
+    network = train(arrays["train_images"], arrays["train_labels"], epochs=1)
+    package = pack(
+        network,
+        torch.zeros(1, 1, 8, 8),
+        tmp_path / "digits.espalier",
+        preprocessing=Preprocessing(scale=1 / 255),
+    )
+    uploaded = [service.store.put_file(path) for path in (package, tmp_path / "digits.npz")]
+    with service.database.transaction() as session:
+        ids = [
+            create(
+                session,
+                name="digits",
+                digest=stored.digest,
+                size_bytes=stored.size_bytes,
+                description={},
+            ).id
+            for create, stored in zip((create_network, create_dataset), uploaded, strict=True)
+        ]
+        spec = JobSpec(
+            network=ids[0],
+            dataset=ids[1],
+            budget=BudgetSpec(macs="60%"),
+            strategy=NetAdaptSpec(first_step=0.4, decay=1.0, tuning_steps=1),
+            evaluation=EvaluationSpec(metric="cross_entropy", calibration=64, holdout=100),
+            finetune=FineTuneSpec(epochs=1, batch_size=64),
+            seed=5,
+        )
+        job_id = create_job(session, spec.model_dump(mode="json")).job.id
+    files = FolderFiles(tmp_path / "files")
+    for path in (package, tmp_path / "digits.npz"):
+        files.put(path)
+    return job_id, Inputs(spec, *(stored.digest for stored in uploaded)), files
+
+
+@pytest.mark.slow
+def test_the_same_plan_and_accuracy(service: Service, job: tuple[str, Inputs, FolderFiles]) -> None:
+    job_id, inputs, files = job
+    settings = service.settings.model_copy(update={"slice_s": 0.2, "trials_ahead": 3})
+    slot = Slot(service.database, service.store, settings, service.draining)
+    slot.serve()
+    slot.close()
+    row = service.job(job_id)
+    assert (row.state, row.error) == (State.SUCCEEDED, None)
+    with service.database.transaction(write=False) as session:
+        published = {item.name: item for item in artifacts_of(session, job_id)}
+    expected = engine.run(inputs, files)
+    names = {item.name: item.digest for item in expected.artifacts}
+    assert published.keys() == names.keys()
+    plan = b"".join(service.store.read(published["plan.json"].digest))
+    assert json.loads(plan) == json.loads(files.path(names["plan.json"]).read_bytes())
+    assert row.summary is not None
+    assert row.summary["test_accuracy"] == expected.summary["test_accuracy"]
