@@ -1,0 +1,235 @@
+"""The command line: its output, its one-line errors, its exit codes."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from espalier.cli import app
+from espalier.client import Client
+from models.job import Job
+from models.trial import Trial
+from tests.api.fixtures import Files, Running, fail, publish
+
+Run = Callable[..., Result]
+SET = ["--set", "evaluation.holdout=50", "--set", "evaluation.calibration=20"]
+
+
+@pytest.fixture
+def run(running: Running, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setenv("ESPALIER_URL", running.url)
+    return lambda *arguments: CliRunner().invoke(app, [str(item) for item in arguments])
+
+
+def refused(result: Result, code: int, *words: str) -> None:
+    """One line that says what is wrong, the exit code, and no traceback."""
+    assert result.exit_code == code, result.output
+    assert isinstance(result.exception, SystemExit)
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, result.stderr
+    for word in words:
+        assert word in lines[0]
+    assert "Traceback" not in result.output
+
+
+def submitted(run: Run, files: Files, *more: str) -> str:
+    result = run(
+        "submit", files.package, "--data", files.dataset, "--budget", "macs=50%", *SET, *more
+    )
+    assert result.exit_code == 0, result.output
+    # The service logs in this process that it has no broker.
+    (job,) = [line for line in result.stdout.splitlines() if "broker" not in line]
+    assert job.startswith("job_"), "standard output is the id alone, for scripts"
+    return job
+
+
+def test_submit_says_what_was_asked_for(run: Run, running: Running, files: Files) -> None:
+    job = submitted(
+        run, files, "--budget", "params=1_000", "--strategy", "random", "--name", "numbers",
+        "--set", "strategy.trials=3", "--set", "finetune.clip_norm=null",
+        "--set", "criterion=l2",
+    )  # fmt: skip
+    with Client(running.url) as client:
+        spec = client.job(job)["spec"]
+        assert client.network(spec["network"])["name"] == "tiny.espalier"
+    assert (spec["budget"]["macs"], spec["budget"]["params"]) == ("50%", 1000)
+    assert spec["strategy"] == {"name": "random", "trials": 3}
+    assert (spec["criterion"], spec["finetune"]["clip_norm"], spec["name"]) == (
+        "l2",
+        None,
+        "numbers",
+    )
+    again = run("submit", spec["network"], "--data", spec["dataset"], "--budget", "macs=50%", *SET)
+    assert again.exit_code == 0, "ids are as good as files"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--budget", "macs"], 2, ["NAME=VALUE"]),
+        (["--budget", "speed=2"], 2, ["macs, params"]),
+        (["--budget", "macs=half"], 2, ["50%"]),
+        (["--budget", "macs=10"], 1, ["cannot be met", "smallest reachable"]),
+        (["--budget", "macs=50%", "--set", "finetune.epochs=-1"], 1, ["finetune.epochs"]),
+        (["--budget", "macs=50%", "--strategy", "magic"], 1, ["uniform"]),
+    ],
+)
+def test_what_cannot_be_submitted(
+    run: Run, files: Files, arguments: list[str], code: int, words: list[str]
+) -> None:
+    result = run("submit", files.package, "--data", files.dataset, *SET, *arguments)
+    refused(result, code, *words)
+
+
+def test_a_missing_file_is_told_before_anything_is_sent(
+    run: Run, running: Running, files: Files
+) -> None:
+    with Client(running.url) as client:
+        before = len(list(client.networks()))
+        result = run("submit", files.package, "--data", "nowhere.npz", "--budget", "macs=50%")
+        refused(result, 2, "nowhere.npz")
+        assert len(list(client.networks())) == before
+
+
+def test_describe_shows_what_can_be_pruned_and_what_not(run: Run, files: Files) -> None:
+    result = run("describe", files.package)
+    assert result.exit_code == 0, result.output
+    for words in ("first", "second", "78.4 k", "classifier", "the network's output"):
+        assert words in result.stdout
+    view = json.loads(run("describe", files.package, "--json").stdout)
+    assert view["description"]["cost"]["macs"] == 78384
+
+
+def test_watch_shows_stage_progress_and_the_best_trial(
+    run: Run, running: Running, files: Files
+) -> None:
+    job = submitted(run, files)
+    with running.service.database.transaction() as session:
+        session.add(
+            Trial(
+                job_id=job, number=7, plan=[4, 8], tuning_steps=0, tags={}, score=0.875,
+                metrics={"top1": 0.875}, cost={"macs": 30000}, finished_at=1.0,
+            )
+        )  # fmt: skip
+        row = session.get_one(Job, job)
+        row.best, row.stage, row.fraction = 7, "search", 0.5
+        row.summary = {
+            "test_accuracy": {"before": 0.9, "after": 0.895},
+            "macs": {"before": 78384, "after": 30000},
+            "latency_s": {"before": 0.002, "after": 0.001},
+        }
+    thread = threading.Thread(
+        target=lambda: (time.sleep(0.5), publish(running.service, job, {"a": b"1"}))
+    )
+    thread.start()
+    result = run("watch", job)
+    thread.join()
+    assert result.exit_code == 0, result.output
+    assert "best: trial 7, top1 87.50 %, 30 k MACs" in result.stdout
+    assert "90.00 % ->    89.50 %" in result.stdout
+    assert "38.3 %" in result.stdout
+    assert f"espalier download {job}" in result.stdout
+    shown = run("show", job).stdout
+    assert "succeeded, 100%" in shown
+    assert "MACs 50%" in shown
+
+
+@pytest.mark.parametrize("state", ["failed", "canceled"])
+def test_watch_ends_with_an_error_when_the_job_does(
+    run: Run, running: Running, files: Files, state: str
+) -> None:
+    job = submitted(run, files)
+    if state == "failed":
+        fail(running.service, job, "work.attempts", "five attempts ended without progress")
+        refused(run("watch", job), 1, "five attempts ended", "[work.attempts]")
+        assert "five attempts" in run("show", job).stdout
+    else:
+        assert run("cancel", job).stdout == f"job {job} is canceled\n"
+        refused(run("watch", job), 1, "canceled")
+
+
+def test_jobs_are_listed_whole(run: Run, files: Files) -> None:
+    job = submitted(run, files, "--name", "listed")
+    result = run("jobs", "--name", "listed")
+    (line,) = [line for line in result.stdout.splitlines() if job in line]
+    for words in ("listed", "queued", "netadapt", "MACs 50%", "ago"):
+        assert words in line
+    assert [
+        view["id"] for view in json.loads(run("jobs", "--name", "listed", "--json").stdout)
+    ] == [job]
+    assert run("jobs", "--name", "nobody").stdout == ""
+
+
+def test_pause_and_resume(run: Run, files: Files) -> None:
+    job = submitted(run, files)
+    assert run("pause", job).stdout == f"job {job} is paused\n"
+    assert run("resume", job).stdout == f"job {job} is queued\n"
+
+
+def test_download(run: Run, running: Running, files: Files, tmp_path: Path) -> None:
+    job = submitted(run, files)
+    refused(run("download", job, "-o", tmp_path), 1, f"espalier watch {job}")
+    publish(running.service, job, {"plan.json": b"{}", "network.onnx": b"x" * 2048})
+    result = run("download", job, "-o", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "plan.json").read_bytes() == b"{}"
+    assert "2.0 KiB" in result.stdout
+
+
+@pytest.mark.parametrize("command", ["watch", "show", "download", "cancel", "pause", "resume"])
+def test_a_job_that_is_not_there(run: Run, command: str) -> None:
+    refused(run(command, "job_x"), 1, "there is no job 'job_x'")
+
+
+def test_a_service_that_is_not_there(run: Run) -> None:
+    refused(run("jobs", "--url", "http://127.0.0.1:9"), 1, "espalier serve")
+
+
+_SOURCE = """
+import torch
+
+def trained():
+    return torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)), \\
+        torch.zeros(1, 4)
+
+def no_example():
+    return torch.nn.Linear(4, 2)
+
+def broken():
+    raise ValueError("no weights here")
+"""
+
+
+def test_pack_runs_the_users_own_function(run: Run, tmp_path: Path) -> None:
+    source = tmp_path / "packed_by_test.py"
+    source.write_text(_SOURCE)
+    target = tmp_path / "net.espalier"
+    options: list[Any] = [
+        "--classes",
+        "cat, dog",
+        "--scale",
+        "0.5",
+        "--mean",
+        "1",
+        "--name",
+        "pets",
+    ]
+    result = run("pack", f"{source}:trained", "-o", target, *options)
+    assert result.exit_code == 0, result.output
+    view = json.loads(run("describe", target, "--json").stdout)
+    assert view["description"]["classes"] == ["cat", "dog"]
+    assert view["description"]["cost"]["macs"] == 4 * 8 + 8 * 2
+    refused(run("pack", f"{source}:broken", "-o", target), 1, "ValueError", ":12", "no weights")
+    refused(run("pack", f"{source}:no_example", "-o", target), 2, "(network, example)")
+    refused(run("pack", f"{source}:missing", "-o", target), 2, "it has trained, no_example")
+    refused(run("pack", f"{tmp_path}/none.py:f", "-o", target), 2, "none.py")
+    refused(run("pack", source, "-o", target), 2, "FILE.py:function")
+    refused(run("pack", f"{source}:trained", "-o", tmp_path / "no" / "x"), 2, "no folder")

@@ -1,0 +1,83 @@
+"""`espalier serve`: one command starts everything, keeps it running, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+COMMAND = [sys.executable, "-m", "espalier", "serve", "--port", "0", "--data"]
+
+
+def until(condition: Callable[[], bool], limit_s: float) -> bool:
+    end = time.monotonic() + limit_s
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz", timeout=10).is_success
+    except httpx.TransportError:
+        return False
+
+
+@pytest.mark.slow
+def test_it_survives_its_parts_and_they_do_not_survive_it(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with (tmp_path / "out").open("wb") as out:
+        process = subprocess.Popen([*COMMAND, str(home)], stdout=out, stderr=out)
+    parts: list[psutil.Process] = []
+    try:
+        assert until((home / "url").exists, 60), (tmp_path / "out").read_text()
+        url = (home / "url").read_text().strip()
+        assert ready(url)
+        assert url in (tmp_path / "out").read_text()
+
+        second = subprocess.run([*COMMAND, str(home)], capture_output=True, text=True)
+        assert second.returncode == 1
+        assert "another `espalier serve`" in second.stderr
+
+        children = psutil.Process(process.pid).children()
+        assert len(children) == 4
+        for child in children:
+            if "celery" not in child.cmdline():
+                child.kill()  # the API, Redis and the reaper at once
+        assert until(lambda: ready(url), 30), "the listening socket outlived the API"
+        parts = psutil.Process(process.pid).children(recursive=True)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        _, alive = psutil.wait_procs(parts, timeout=30)
+        assert not alive
+    finally:
+        process.kill()
+        process.wait()
+        for part in parts:
+            if part.is_running():
+                part.kill()
+
+
+def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = subprocess.run(
+            [*COMMAND, str(tmp_path), "--port", port], capture_output=True, text=True, timeout=60
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: cannot listen on 127.0.0.1:{port}")
+    assert "--port" in done.stderr
