@@ -16,17 +16,13 @@ from sqlalchemy import case, func, select, update
 from sqlalchemy.orm import Session, aliased
 
 from models.base import clock_s
-from models.database import RUNG
 from models.errors import LeaseLost, NotFound
 from models.events import append
 from models.job import Job, State
-from models.outbox import Outbox
+from models.queue import OPEN, announce, waits
 from models.references import release_job
 from models.states import move
 from models.work import Kind, Work, WorkState
-
-ACTIVE = (State.QUEUED, State.RUNNING, State.FINALIZING)
-OPEN = (WorkState.READY, WorkState.CLAIMED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,23 +49,6 @@ def lock_job(session: Session, job_id: str) -> Job:
     return job
 
 
-def enqueue(session: Session, job_id: str, kind: Kind, trial: int | None = None) -> Work:
-    """Make a unit of work and its outbox row; the workers hear of it after the commit."""
-    work = Work(job_id=job_id, kind=kind, trial=trial)
-    session.add(work)
-    session.flush()
-    announce(session, work.id)
-    return work
-
-
-def announce(session: Session, work_id: int) -> None:
-    """Have the workers hear of a unit of work after the commit."""
-    message = Outbox(work_id=work_id)
-    session.add(message)
-    session.flush()
-    session.info.setdefault(RUNG, {})[message.id] = work_id
-
-
 def claim_next(session: Session, worker: str, lease_s: float) -> Claim | None:
     """Claim the unit whose turn it is; `None` if nothing waits.
 
@@ -89,12 +68,7 @@ def claim_next(session: Session, worker: str, lease_s: float) -> Claim | None:
     candidate = (
         select(Work.id, Work.job_id)
         .join(Job, Job.id == Work.job_id)
-        .where(
-            Work.state == WorkState.READY,
-            Work.not_before <= clock_s(),
-            Job.state.in_(ACTIVE),
-            Job.pause_requested_at.is_(None),
-        )
+        .where(*waits())
         .order_by(case((Work.kind == Kind.ADVANCE, 0), else_=1), running, Job.served_at, Work.id)
         .limit(1)
     )
@@ -114,7 +88,7 @@ def _claim(
     session: Session, work_id: int, job_id: str, worker: str, lease_s: float
 ) -> Claim | None:
     job = lock_job(session, job_id)
-    if job.state not in ACTIVE or job.pause_requested_at is not None:
+    if job.terminal or job.pause_requested_at is not None:
         return None
     claimed = session.execute(
         update(Work)
@@ -278,24 +252,6 @@ def settle(session: Session, job: Job) -> None:
     running = select(Work.id).where(Work.job_id == job.id, Work.state == WorkState.CLAIMED)
     if session.execute(running.limit(1)).first() is None:
         move(session, job, State.PAUSED)
-
-
-def claimable(session: Session, limit: int = 1000) -> list[int]:
-    """Units that wait for a worker, oldest first."""
-    return list(
-        session.scalars(
-            select(Work.id)
-            .join(Job, Job.id == Work.job_id)
-            .where(
-                Work.state == WorkState.READY,
-                Work.not_before <= clock_s(),
-                Job.state.in_(ACTIVE),
-                Job.pause_requested_at.is_(None),
-            )
-            .order_by(Work.id)
-            .limit(limit)
-        )
-    )
 
 
 def _write(session: Session, claim: Claim, **values: object) -> None:

@@ -16,10 +16,11 @@ from sqlalchemy import delete, select
 from models.base import clock_s
 from models.bell import BrokerBell
 from models.blobs import BlobStore
-from models.claims import claimable, expire
+from models.claims import expire
 from models.database import AWAY, Database
 from models.idempotency import IdempotencyKey
 from models.outbox import Outbox
+from models.queue import claimable
 from models.references import collect
 from models.settings import Settings
 

@@ -19,10 +19,11 @@ from sqlalchemy.orm import Session
 from models.artifact import Artifact
 from models.base import clock_s
 from models.blobs import BlobStore
-from models.claims import OPEN, Claim, complete, end, enqueue, settle
+from models.claims import Claim, complete, end, settle
 from models.events import append
 from models.job import Job, State
 from models.jobs import get_job
+from models.queue import OPEN, enqueue
 from models.references import release, release_job, retain
 from models.settings import Settings
 from models.states import move

@@ -27,7 +27,7 @@ from models.settings import Settings
 from worker import steps
 from worker.process import Child, ChildDied
 
-CHILD = (sys.executable, "-m", "worker.child")
+CHILD: Sequence[str] = (sys.executable, "-m", "worker.child")
 
 _TICK_S = 0.5
 _PATIENCE_LEASES = 4  # how long a write is tried again while the database is away
@@ -61,7 +61,7 @@ class Slot:
 
     Args:
         draining: set when the worker is to end.
-        command: what to start as the child.
+        command: what to start as the child; `CHILD` if not given.
     """
 
     def __init__(
@@ -70,13 +70,13 @@ class Slot:
         store: BlobStore,
         settings: Settings,
         draining: threading.Event,
-        command: Sequence[str] = CHILD,
+        command: Sequence[str] | None = None,
     ) -> None:
         self._database = database
         self._store = store
         self._settings = settings
         self._draining = draining
-        self._command = command
+        self._command = command or CHILD
         self._child: Child | None = None
         self._name = f"{socket.gethostname()}:{os.getpid()}:{threading.get_native_id()}"
         self._log = structlog.get_logger().bind(slot=self._name)

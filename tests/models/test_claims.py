@@ -11,13 +11,14 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
-from models.claims import Claim, claim_next, complete, enqueue, expire, release, renew
+from models.claims import Claim, claim_next, complete, expire, release, renew
 from models.database import Database
 from models.errors import LeaseLost
 from models.events import append, events_after
 from models.job import State
 from models.jobs import get_job, request_cancel, request_pause, resume
 from models.outbox import Outbox
+from models.queue import enqueue
 from models.work import Kind, Work, WorkState
 from tests.models.records import submit
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 from pathlib import Path
 
-import worker.app
-from worker.supervisor import Slot
+from worker import supervisor
+from worker.app import app
 
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_child.py")))
 
-worker.app.Slot = functools.partial(Slot, command=FAKE)  # type: ignore[assignment, misc]
-app = worker.app.app
+supervisor.CHILD = FAKE
+
+__all__ = ["FAKE", "app"]

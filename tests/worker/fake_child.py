@@ -59,7 +59,7 @@ class Run:
                 break
             time.sleep(0.02)
         self.log("end")
-        return left <= 0
+        return bool(left <= 0)
 
     def put(self, content: str) -> str:
         with tempfile.NamedTemporaryFile("w") as file:

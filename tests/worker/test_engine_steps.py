@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,19 +37,15 @@ def job(service: Service, tmp_path: Path) -> tuple[str, Inputs, FolderFiles]:
     )
     uploaded = [service.store.put_file(path) for path in (package, tmp_path / "digits.npz")]
     with service.database.transaction() as session:
-        ids = [
-            create(
-                session,
-                name="digits",
-                digest=stored.digest,
-                size_bytes=stored.size_bytes,
-                description={},
-            ).id
-            for create, stored in zip((create_network, create_dataset), uploaded, strict=True)
+        given: list[dict[str, Any]] = [
+            {"digest": stored.digest, "size_bytes": stored.size_bytes, "description": {}}
+            for stored in uploaded
         ]
+        network_id = create_network(session, name="digits", **given[0]).id
+        dataset_id = create_dataset(session, name="digits", **given[1]).id
         spec = JobSpec(
-            network=ids[0],
-            dataset=ids[1],
+            network=network_id,
+            dataset=dataset_id,
             budget=BudgetSpec(macs="60%"),
             strategy=NetAdaptSpec(first_step=0.4, decay=1.0, tuning_steps=1),
             evaluation=EvaluationSpec(metric="cross_entropy", calibration=64, holdout=100),

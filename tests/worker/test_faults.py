@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import threading
@@ -212,7 +213,7 @@ def test_a_database_that_goes_away(
     admin = f"host={postgresql_server} user=postgres dbname=postgres"
     with psycopg.connect(admin, autocommit=True) as connection:
         for number in (1, 4, 6):
-            wait_until(lambda number=number: number in _begun(service.log))
+            wait_until(functools.partial(_begun, service, number))
             connection.execute("alter database migrated allow_connections false")
             connection.execute(
                 "select pg_terminate_backend(pid) from pg_stat_activity where datname = 'migrated'"
@@ -225,9 +226,8 @@ def test_a_database_that_goes_away(
     service.close()
 
 
-def _begun(log: Path) -> set[int]:
-    lines = log.read_text().splitlines()
-    return {int(line.split()[2]) for line in lines if line.startswith("start evaluate")}
+def _begun(service: Service, number: int) -> bool:
+    return service.starts("evaluate", number) > 0
 
 
 def _serve(slot: Slot, service: Service, job_id: str) -> bool:
