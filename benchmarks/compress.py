@@ -31,7 +31,11 @@ def specification(options: argparse.Namespace) -> dict[str, Any]:
         "name": f"{options.network}, {options.strategy}",
         "budget": {"macs": options.budget},
         "strategy": strategy,
-        "evaluation": {"calibration": 512, "holdout": options.holdout, "metric": "cross_entropy"},
+        "evaluation": {
+            "calibration": options.calibration,
+            "holdout": options.holdout,
+            "metric": "cross_entropy",
+        },
         "finetune": {"epochs": options.epochs, "learning_rate": 0.02, "augment": "crop_flip"},
         "seed": options.seed,
     }
@@ -77,13 +81,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--network", choices=cifar.NETWORKS, required=True)
-    parser.add_argument("--strategy", choices=["uniform", "netadapt"], required=True)
+    parser.add_argument("--strategy", choices=["uniform", "random", "netadapt"], required=True)
     parser.add_argument("--budget", default="50%")
     parser.add_argument("--examples", type=int, default=10_000)
-    parser.add_argument("--holdout", type=int, default=500)
+    parser.add_argument("--calibration", type=int, default=256)
+    parser.add_argument("--holdout", type=int, default=300)
     parser.add_argument("--first-step", type=float, default=0.03)
-    parser.add_argument("--tuning-steps", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--tuning-steps", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

@@ -1,0 +1,163 @@
+"""The whole service as a user starts it: `espalier serve`, a client, real processes.
+
+One service is shared by the tests of this file. The job is small, the path is the whole one.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import psutil
+import pytest
+import redis
+import torch
+
+import espalier
+from benchmarks.digits import save_digits, train
+from benchmarks.faults import published, victims
+from benchmarks.service import Service, running
+from espalier.format.package import Preprocessing
+
+SPEC = {
+    "budget": {"macs": "60%"},
+    "strategy": {"name": "netadapt", "first_step": 0.15, "tuning_steps": 2},
+    "evaluation": {"calibration": 128, "holdout": 200, "metric": "cross_entropy"},
+    "finetune": {"epochs": 1, "batch_size": 64},
+    "seed": 3,
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("inputs")
+    arrays = save_digits(folder / "digits.npz")
+    network = train(arrays["train_images"], arrays["train_labels"], epochs=3)
+    package = espalier.pack(
+        network,
+        torch.zeros(1, 1, 8, 8),
+        folder / "digits.espalier",
+        preprocessing=Preprocessing(scale=1 / 255),
+    )
+    return {"package": package, "data": folder / "digits.npz", "arrays": arrays}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("service")
+
+
+@pytest.fixture(scope="module")
+def service(data: Path) -> Iterator[Service]:
+    with running(data, workers=2) as started:
+        yield started
+    processes = [p for p in psutil.process_iter(["cmdline"]) if str(data) in str(p.cmdline())]
+    assert not processes, "the service left processes behind"
+
+
+@pytest.fixture(scope="module")
+def uploads(service: Service, files: dict[str, Any]) -> dict[str, str]:
+    client = espalier.Client(service.url)
+    return {
+        "network": client.upload_network(files["package"])["id"],
+        "dataset": client.upload_dataset(files["data"])["id"],
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    service: Service, uploads: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    client = espalier.Client(service.url)
+    job = client.submit({**SPEC, **uploads})["id"]
+    assert client.wait(job, timeout=200)["state"] == "succeeded"
+    folder = tmp_path_factory.mktemp("results")
+    client.download(job, folder)
+    return folder
+
+
+def test_what_comes_back_meets_the_budget_and_loads_anywhere(
+    undisturbed: Path, files: dict[str, Any]
+) -> None:
+    metrics = json.loads((undisturbed / "metrics.json").read_text())
+    assert metrics["macs"]["after"] <= 0.6 * metrics["macs"]["before"]
+    images = files["arrays"]["test_images"][:, None].astype(np.float32) / 255
+    labels = files["arrays"]["test_labels"]
+    network = espalier.load(undisturbed / "network.espalier")
+    with torch.inference_mode():
+        logits = network(torch.from_numpy(images)).numpy()
+    session = onnxruntime.InferenceSession(undisturbed / "network.onnx")
+    (exported,) = session.run(None, {session.get_inputs()[0].name: images})
+    np.testing.assert_allclose(exported, logits, atol=1e-3)
+    accuracy = float((logits.argmax(1) == labels).mean())
+    assert accuracy == pytest.approx(metrics["test_accuracy"]["after"], abs=0.003)
+
+
+@pytest.mark.parametrize("kind", ["child", "supervisor"])
+def test_a_killed_worker_changes_nothing(
+    kind: str,
+    service: Service,
+    data: Path,
+    uploads: dict[str, str],
+    undisturbed: Path,
+    tmp_path: Path,
+) -> None:
+    client = espalier.Client(service.url)
+    job = client.submit({**SPEC, **uploads, "name": f"killed {kind}"})["id"]
+    killed: list[psutil.Process] = []
+
+    def kill() -> None:
+        time.sleep(3)
+        for process in list(victims(service, kind))[:1]:
+            process.kill()
+            killed.append(process)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    view = client.wait(job, timeout=200)
+    thread.join()
+    assert killed
+    assert view["state"] == "succeeded", view
+    client.download(job, tmp_path)
+    plans = [json.loads((at / "plan.json").read_text())["plan"] for at in (undisturbed, tmp_path)]
+    assert plans[0] == plans[1]
+    counts = published(next(data.glob("*.db")))
+    assert len(set(counts.values())) == 1, "every job publishes every file once"
+
+
+def test_an_emptied_broker_loses_nothing(
+    service: Service, data: Path, uploads: dict[str, str]
+) -> None:
+    client = espalier.Client(service.url)
+    job = client.submit({**SPEC, **uploads, "name": "wiped"})["id"]
+    time.sleep(2)
+    (socket,) = data.glob("*.sock")
+    redis.Redis(unix_socket_path=str(socket)).flushall()
+    assert client.wait(job, timeout=200)["state"] == "succeeded"
+
+
+def test_an_impossible_budget_is_refused_before_anything_runs(
+    service: Service, uploads: dict[str, str]
+) -> None:
+    client = espalier.Client(service.url)
+    with pytest.raises(espalier.client.ApiError) as error:
+        client.submit({**SPEC, **uploads, "budget": {"macs": 10}})
+    assert error.value.code == "budget.unreachable"
+
+
+def test_cancel_takes_effect_within_fifteen_seconds(
+    service: Service, uploads: dict[str, str]
+) -> None:
+    client = espalier.Client(service.url)
+    job = client.submit({**SPEC, **uploads, "finetune": {"epochs": 5000}})["id"]
+    time.sleep(2)
+    asked = time.monotonic()
+    client.cancel(job)
+    assert client.wait(job, timeout=60)["state"] == "canceled"
+    assert time.monotonic() - asked < 15
