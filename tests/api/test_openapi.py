@@ -53,7 +53,7 @@ schema = schemathesis.openapi.from_dict(json.loads(COMMITTED.read_text())).exclu
 )
 @pytest.mark.usefixtures("uploads")
 def test_whatever_is_sent_the_answer_is_as_documented(
-    case: schemathesis.Case, running: Running
+    case: schemathesis.Case[Any], running: Running
 ) -> None:
     case.call_and_validate(
         base_url=running.url,

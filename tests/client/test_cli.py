@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from espalier.cli import app
 from espalier.client import Client
@@ -126,9 +125,12 @@ def test_watch_shows_stage_progress_and_the_best_trial(
             "macs": {"before": 78384, "after": 30000},
             "latency_s": {"before": 0.002, "after": 0.001},
         }
-    thread = threading.Thread(
-        target=lambda: (time.sleep(0.5), publish(running.service, job, {"a": b"1"}))
-    )
+
+    def work() -> None:
+        time.sleep(0.5)
+        publish(running.service, job, {"a": b"1"})
+
+    thread = threading.Thread(target=work)
     thread.start()
     result = run("watch", job)
     thread.join()
