@@ -39,6 +39,7 @@ def _sound(service: Service, job_id: str, trials: int) -> None:
     assert moves["succeeded"] == 1
 
 
+@pytest.mark.parametrize("ringing", ["sqlite"], indirect=True)
 def test_killed_children_and_supervisors(ringing: Service) -> None:
     job_id = ringing.submit(trials=8, seconds={"evaluate": 0.3, "tune": 0.5}, grandchild=True)
     ringing.reaper()
