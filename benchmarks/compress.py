@@ -55,8 +55,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         preprocessing=cifar.PREPROCESSING,
     )
     started = time.monotonic()
-    with running(root / "service", workers=options.workers) as service:
-        client = espalier.Client(service.url)
+    with (
+        running(root / "service", workers=options.workers) as service,
+        espalier.Client(service.url) as client,
+    ):
         spec = specification(options) | {
             "network": client.upload_network(package)["id"],
             "dataset": client.upload_dataset(root / "data.npz")["id"],

@@ -116,8 +116,7 @@ def main() -> None:
     console.print("Training a small residual network on scikit-learn's digits ...")
     package, data, digits = prepare_digits(ROOT)
 
-    with running(ROOT / "service", workers=2) as service:
-        client = espalier.Client(service.url)
+    with running(ROOT / "service", workers=2) as service, espalier.Client(service.url) as client:
         uploaded = client.upload_network(package)
         dataset = client.upload_dataset(data)
         job = client.submit({**JOB, "network": uploaded["id"], "dataset": dataset["id"]})

@@ -91,9 +91,9 @@ def train(
         optimizer, 0.1, epochs=epochs, steps_per_epoch=steps
     )
     for _ in range(epochs):
-        for index in torch.randperm(len(inputs), generator=generator).split(batch):
+        for index in torch.split(torch.randperm(len(inputs), generator=generator), batch):
             optimizer.zero_grad()
-            F.cross_entropy(network(inputs[index]), targets[index]).backward()
+            torch.autograd.backward(F.cross_entropy(network(inputs[index]), targets[index]))
             optimizer.step()
             schedule.step()
     return network.eval()

@@ -28,7 +28,7 @@ import torch
 import espalier
 from benchmarks.demo import JOB, prepare_digits
 from benchmarks.record import save
-from benchmarks.service import Service, running
+from benchmarks.service import SHORT_LEASES, Service, running
 
 ROOT = Path("var/faults")
 VICTIMS = {"child": "worker.child", "supervisor": "worker.app"}
@@ -39,9 +39,12 @@ def descendants(service: Service) -> list[psutil.Process]:
 
 
 def victims(service: Service, kind: str) -> Iterator[psutil.Process]:
+    """The service's processes of a kind; not what they forked themselves."""
     for process in descendants(service):
         try:
-            if any(VICTIMS[kind] in word for word in process.cmdline()):
+            parent = process.parent()
+            words = process.cmdline()
+            if VICTIMS[kind] in words and parent is not None and parent.cmdline() != words:
                 yield process
         except psutil.Error:
             continue  # it ended while we looked
@@ -82,8 +85,10 @@ def one_run(
     log: list[Any] = []
     seen: dict[int, psutil.Process] = {}
     started = time.monotonic()
-    with running(root / "service", workers=2) as service:
-        client = espalier.Client(service.url)
+    with (
+        running(root / "service", workers=2, settings=SHORT_LEASES) as service,
+        espalier.Client(service.url) as client,
+    ):
         network = client.upload_network(package)["id"]
         dataset = client.upload_dataset(data)["id"]
         job = client.submit({**JOB, "network": network, "dataset": dataset})["id"]
@@ -145,6 +150,7 @@ def main() -> None:
         "as_undisturbed": sum(run["as_undisturbed"] for run in runs[1:]),
         "orphans": sum(run["orphans"] for run in runs),
         "seed": options.seed,
+        "settings": SHORT_LEASES,
         "each": runs,
     }
     path = save("faults", "benchmarks.faults", figures)

@@ -8,11 +8,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 STARTUP_S = 60.0
+SHORT_LEASES = {
+    "ESPALIER_LEASE_S": "6",
+    "ESPALIER_HEARTBEAT_S": "1",
+    "ESPALIER_SWEEP_S": "1",
+}
+"""So that a killed worker is missed within seconds, where many are killed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +30,15 @@ class Service:
 
 
 @contextlib.contextmanager
-def running(data: Path, *, workers: int = 1) -> Iterator[Service]:
+def running(
+    data: Path, *, workers: int = 1, settings: Mapping[str, str] | None = None
+) -> Iterator[Service]:
     """Start `espalier serve` on a free port; stop it, and everything it started, on leaving.
 
     Args:
         data: folder for its database, files and log (`serve.log`).
         workers: trials that run at the same time.
+        settings: of the service, as environment variables.
 
     Raises:
         RuntimeError: it did not answer within `STARTUP_S` seconds; the message has its log.
@@ -44,7 +53,7 @@ def running(data: Path, *, workers: int = 1) -> Iterator[Service]:
             [*command, "--workers", str(workers)],
             stdout=stream,
             stderr=stream,
-            env={**os.environ, "OMP_WAIT_POLICY": "passive"},
+            env={**os.environ, "OMP_WAIT_POLICY": "passive", **(settings or {})},
         )
     try:
         deadline = time.monotonic() + STARTUP_S

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -20,10 +19,9 @@ import redis
 import torch
 
 import espalier
-from benchmarks.digits import save_digits, train
 from benchmarks.faults import published, victims
-from benchmarks.service import Service, running
-from espalier.format.package import Preprocessing
+from benchmarks.service import SHORT_LEASES, Service, running
+from tests.integration.conftest import Digits
 
 SPEC = {
     "budget": {"macs": "60%"},
@@ -35,46 +33,36 @@ SPEC = {
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("inputs")
-    arrays = save_digits(folder / "digits.npz")
-    network = train(arrays["train_images"], arrays["train_labels"], epochs=3)
-    package = espalier.pack(
-        network,
-        torch.zeros(1, 1, 8, 8),
-        folder / "digits.espalier",
-        preprocessing=Preprocessing(scale=1 / 255),
-    )
-    return {"package": package, "data": folder / "digits.npz", "arrays": arrays}
-
-
-@pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("service")
 
 
 @pytest.fixture(scope="module")
 def service(data: Path) -> Iterator[Service]:
-    with running(data, workers=2) as started:
+    with running(data, workers=2, settings=SHORT_LEASES) as started:
         yield started
-    processes = [p for p in psutil.process_iter(["cmdline"]) if str(data) in str(p.cmdline())]
-    assert not processes, "the service left processes behind"
+    left = [p for p in psutil.process_iter(["cmdline"]) if str(data) in str(p.info["cmdline"])]
+    assert not left, "the service left processes behind"
 
 
 @pytest.fixture(scope="module")
-def uploads(service: Service, files: dict[str, Any]) -> dict[str, str]:
-    client = espalier.Client(service.url)
+def client(service: Service) -> Iterator[espalier.Client]:
+    with espalier.Client(service.url) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def uploads(client: espalier.Client, digits: Digits) -> dict[str, str]:
     return {
-        "network": client.upload_network(files["package"])["id"],
-        "dataset": client.upload_dataset(files["data"])["id"],
+        "network": client.upload_network(digits.package)["id"],
+        "dataset": client.upload_dataset(digits.data)["id"],
     }
 
 
 @pytest.fixture(scope="module")
 def undisturbed(
-    service: Service, uploads: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+    client: espalier.Client, uploads: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    client = espalier.Client(service.url)
     job = client.submit({**SPEC, **uploads})["id"]
     assert client.wait(job, timeout=200)["state"] == "succeeded"
     folder = tmp_path_factory.mktemp("results")
@@ -83,12 +71,12 @@ def undisturbed(
 
 
 def test_what_comes_back_meets_the_budget_and_loads_anywhere(
-    undisturbed: Path, files: dict[str, Any]
+    undisturbed: Path, digits: Digits
 ) -> None:
     metrics = json.loads((undisturbed / "metrics.json").read_text())
     assert metrics["macs"]["after"] <= 0.6 * metrics["macs"]["before"]
-    images = files["arrays"]["test_images"][:, None].astype(np.float32) / 255
-    labels = files["arrays"]["test_labels"]
+    images = digits.arrays["test_images"][:, None].astype(np.float32) / 255
+    labels = digits.arrays["test_labels"]
     network = espalier.load(undisturbed / "network.espalier")
     with torch.inference_mode():
         logits = network(torch.from_numpy(images)).numpy()
@@ -103,12 +91,12 @@ def test_what_comes_back_meets_the_budget_and_loads_anywhere(
 def test_a_killed_worker_changes_nothing(
     kind: str,
     service: Service,
+    client: espalier.Client,
     data: Path,
     uploads: dict[str, str],
     undisturbed: Path,
     tmp_path: Path,
 ) -> None:
-    client = espalier.Client(service.url)
     job = client.submit({**SPEC, **uploads, "name": f"killed {kind}"})["id"]
     killed: list[psutil.Process] = []
 
@@ -132,9 +120,8 @@ def test_a_killed_worker_changes_nothing(
 
 
 def test_an_emptied_broker_loses_nothing(
-    service: Service, data: Path, uploads: dict[str, str]
+    client: espalier.Client, data: Path, uploads: dict[str, str]
 ) -> None:
-    client = espalier.Client(service.url)
     job = client.submit({**SPEC, **uploads, "name": "wiped"})["id"]
     time.sleep(2)
     (socket,) = data.glob("*.sock")
@@ -143,18 +130,16 @@ def test_an_emptied_broker_loses_nothing(
 
 
 def test_an_impossible_budget_is_refused_before_anything_runs(
-    service: Service, uploads: dict[str, str]
+    client: espalier.Client, uploads: dict[str, str]
 ) -> None:
-    client = espalier.Client(service.url)
     with pytest.raises(espalier.client.ApiError) as error:
         client.submit({**SPEC, **uploads, "budget": {"macs": 10}})
     assert error.value.code == "budget.unreachable"
 
 
 def test_cancel_takes_effect_within_fifteen_seconds(
-    service: Service, uploads: dict[str, str]
+    client: espalier.Client, uploads: dict[str, str]
 ) -> None:
-    client = espalier.Client(service.url)
     job = client.submit({**SPEC, **uploads, "finetune": {"epochs": 5000}})["id"]
     time.sleep(2)
     asked = time.monotonic()

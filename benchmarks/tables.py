@@ -1,0 +1,114 @@
+"""The tables of `benchmarks/README.md`, generated from the recorded results.
+
+python -m benchmarks.tables          # rewrites the tables
+python -m benchmarks.tables --check  # fails if they are not those of the results
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import RESULTS
+
+PAGE = Path(__file__).parent / "README.md"
+STRATEGIES = ("uniform", "random", "netadapt")
+
+
+def _load(pattern: str) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(RESULTS.glob(pattern))]
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join(map(_row, [head, rule, *rows]))
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f}"
+
+
+def compress() -> str:
+    """Networks compressed through the service, with the controls beside NetAdapt."""
+    records = _load("cifar10_*.json")
+    records.sort(key=lambda r: (r["job"]["name"].split(",")[0], STRATEGIES.index(r["strategy"])))
+    head = ["network, strategy", "MACs", "parameters", "latency", "trials", "hold-out, no FT"]
+    head += ["hold-out, FT", "test before", "test after", "seconds"]
+    rows = []
+    for record in records:
+        cost = {
+            key: record[key]["after"] / record[key]["before"]
+            for key in ("macs", "params", "latency_s")
+        }
+        accuracy = record["test_accuracy"]
+        rows.append(
+            [
+                record["job"]["name"],
+                *[f"{100 * cost[key]:.1f} %" for key in ("macs", "params", "latency_s")],
+                str(record["trials"]),
+                _percent(record["holdout"]["untuned"]["top1"]),
+                _percent(record["holdout"]["final"]["top1"]),
+                _percent(accuracy["before"]),
+                _percent(accuracy["after"]),
+                f"{record['wall_s']:.0f}",
+            ]
+        )
+    return _table(head, rows) + "\n\n" + _commands(records)
+
+
+def faults() -> str:
+    """What became of the demonstration's job under kill -9."""
+    records = _load("faults.json")
+    head = [
+        "runs with faults",
+        "as undisturbed",
+        "orphan processes",
+        "undisturbed, s",
+        "longest, s",
+    ]
+    rows = []
+    for record in records:
+        seconds = [run["seconds"] for run in record["each"]]
+        counts = [str(record[key]) for key in ("runs", "as_undisturbed", "orphans")]
+        rows.append([*counts, f"{seconds[0]:.0f}", f"{max(seconds):.0f}"])
+    return _table(head, rows) + "\n\n" + _commands(records)
+
+
+def _commands(records: list[dict[str, Any]]) -> str:
+    machines = {f"{r['processor']}, {r['cores']} cores, torch {r['torch']}" for r in records}
+    lines = [f"    {r['command']}" for r in records]
+    return "\n".join([*lines, "", f"Machine: {'; '.join(sorted(machines))}."])
+
+
+TABLES: dict[str, Callable[[], str]] = {"compress": compress, "faults": faults}
+
+
+def generated(text: str) -> str:
+    """The page with every table between its marks made anew."""
+    for name, make in TABLES.items():
+        start, end = f"<!-- {name} -->\n", "<!-- end -->"
+        before, rest = text.split(start, 1)
+        text = before + start + make() + "\n" + end + rest.split(end, 1)[1]
+    return text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    before = PAGE.read_text()
+    after = generated(before)
+    if options.check and before != after:
+        raise SystemExit(f"{PAGE} is not what the results give: run python -m benchmarks.tables")
+    PAGE.write_text(after)
+
+
+if __name__ == "__main__":
+    main()
