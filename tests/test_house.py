@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
+
+from models.settings import Settings
+from search.spec import (
+    BudgetSpec,
+    EvaluationSpec,
+    FineTuneSpec,
+    JobSpec,
+    NetAdaptSpec,
+    RandomSpec,
+    RoundingSpec,
+)
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ["api", "espalier", "migrations", "models", "search", "worker"]
@@ -44,3 +57,15 @@ def test_a_module_can_be_held_in_mind() -> None:
         if (lines := len(path.read_text().splitlines())) > 600
     }
     assert not long
+
+
+def _fields(model: type[BaseModel]) -> set[str]:
+    return set(model.model_fields)
+
+
+def test_the_guide_names_every_setting() -> None:
+    guide = (ROOT / "docs" / "guide.md").read_text()
+    parts = [EvaluationSpec, FineTuneSpec, RoundingSpec, NetAdaptSpec, RandomSpec, BudgetSpec]
+    names = {name for part in (JobSpec, *parts) for name in _fields(part)}
+    names |= {name.upper() for name in _fields(Settings)}
+    assert not {name for name in names if not re.search(rf"\b{name}\b", guide)}
