@@ -37,7 +37,7 @@ class FolderFiles:
 
     def path(self, digest: str, /) -> Path:
         path = self._root / digest
-        if digest in self._verified:
+        if digest in self._verified and path.is_file():
             return path
         if not path.is_file():
             raise CorruptPackage(f"there is no file {digest} in {self._root}: put it there first")

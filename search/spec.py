@@ -98,12 +98,14 @@ class EvaluationSpec(Frozen):
     """How a trial is scored. The three splits and the test split never share an example."""
 
     metric: Metric = "top1"
-    calibration: int = Field(512, ge=0, description="examples for batch-norm recalibration")
+    calibration: int = Field(
+        512, ge=0, description="examples for batch-norm recalibration; it takes two or more"
+    )
     holdout: int = Field(1000, ge=1, description="examples that score the trials")
     test_fraction: float = Field(
         0.2, gt=0, lt=1, description="share kept for the test, where the data brings no test split"
     )
-    batch_size: int = Field(128, ge=1, le=65_536)
+    batch_size: int = Field(128, ge=2, le=65_536)  # batch-norm cannot be trained on one
     tuning_rate: float = Field(1e-3, gt=0, description="learning rate of a trial's short tuning")
 
 
@@ -122,7 +124,7 @@ class FineTuneSpec(Frozen):
     temperature: float = Field(2.0, gt=0)
     augment: Literal["none", "crop", "flip", "crop_flip"] = "none"
     clip_norm: float | None = Field(5.0, gt=0)
-    batch_size: int = Field(128, ge=1, le=65_536)
+    batch_size: int = Field(128, ge=2, le=65_536)  # batch-norm cannot be trained on one
 
 
 class JobSpec(Frozen):

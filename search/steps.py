@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import tempfile
 import time
@@ -181,7 +183,14 @@ def _tuner(
     network = evaluator.network(winner.kept, start)
     if start is None:  # the state that the trial was scored with
         evaluator.recalibrate(network)
-    tuner = FineTuner(network, evaluator, seed=derive(context.inputs.spec.seed, _FINETUNE))
+    inputs = context.inputs
+    subject = json.dumps([inputs.to_json(), winner.kept, winner.weights])
+    tuner = FineTuner(
+        network,
+        evaluator,
+        seed=derive(inputs.spec.seed, _FINETUNE),
+        subject=hashlib.sha256(subject.encode()).hexdigest(),
+    )
     if checkpoint is not None:
         tuner.restore(files.path(checkpoint))
     return tuner

@@ -100,8 +100,10 @@ def check_reachable(
         if least[name] > limit
     ]
     if missed:
-        raise UnreachableBudget(
-            f"the budget cannot be met: {'; '.join(missed)}. Raise the limit, or lower "
-            "rounding.minimum and rounding.multiple",
-            least,
+        way_out = (
+            "Raise the limit, or lower rounding.minimum and rounding.multiple"
+            if choices
+            else "No channel of this network can be pruned: what is excluded, and why, stands in "
+            "its description"
         )
+        raise UnreachableBudget(f"the budget cannot be met: {'; '.join(missed)}. {way_out}", least)

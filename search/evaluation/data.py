@@ -56,7 +56,7 @@ class Description(BaseModel):
         example_shape: as stored, without the number of examples.
         test_examples: `None` if the file brings no test split.
         largest_label: `None` without labels.
-        input_range: least and greatest input of integer data that was read; else `None`.
+        input_range: least and greatest of the whole numbers in arrays that were read; else `None`.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -270,7 +270,7 @@ def load_dataset(path: Path, limits: DataLimits = LIMITS) -> Dataset:
         if values.dtype.kind == "f":
             _finite(name, values)
     description = _describe(source)
-    if source.train.dtype.kind in "ui" and source.train.dtype.itemsize > 1:
+    if source.train.dtype.kind in "ui" and source.folder is None:
         low = min(int(values.min()) for values in inputs.values())
         high = max(int(values.max()) for values in inputs.values())
         description = description.model_copy(update={"input_range": (low, high)})

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from espalier.format.errors import EspalierError
 from espalier.format.package import Manifest
+from search.evaluation.augment import check_augment
 from search.evaluation.data import Dataset
 from search.evaluation.feed import Feed
 from search.evaluation.fit import check_fits
@@ -83,6 +84,7 @@ class Evaluator:
         self.device = torch.device(device)
         self.fit = check_fits(dataset.description, space.graph)
         self.labelled = dataset.labelled
+        check_augment(spec.finetune.augment, self.fit.input_shape)
         check_metric(spec.evaluation.metric, labelled=self.labelled, classes=self.fit.outputs)
         self.space = space
         self.spec = spec
@@ -162,7 +164,7 @@ class Evaluator:
     def recalibrate(self, network: nn.Module) -> None:
         """Batch-norm statistics from the calibration examples, in place."""
         indices, size = self.splits.calibration, self.spec.evaluation.batch_size
-        if not len(indices) or not tracked_norms(network):
+        if len(indices) < 2 or not tracked_norms(network):  # one example has no variance
             return
         whole = len(indices) // size * size or len(indices)
         batches = self.feed.batches(indices[:whole], size)

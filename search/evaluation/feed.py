@@ -53,7 +53,7 @@ class Feed:
         return self._examples.labels is not None
 
     def inputs(self, indices: Indices) -> Tensor:
-        """`(len(indices), *input_shape)`, float32 or int64."""
+        """`(len(indices), *input_shape)` of the type that the network takes."""
         raw = self._examples.inputs[indices]
         if raw.dtype.kind == "u" and raw.dtype.itemsize > 1:
             raw = raw.astype(np.int64)  # torch computes little in wide unsigned types
@@ -63,7 +63,7 @@ class Feed:
         elif self._fit.layout == "no_channel":
             values = values.unsqueeze(1)
         if self._fit.integers:
-            return values.to(torch.int64).contiguous()
+            return values.to(getattr(torch, self._fit.dtype)).contiguous()
         values = values.to(torch.float32).contiguous()
         if self._scale != 1.0:
             values = values * self._scale

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from search.evaluation import checkpoint
-from search.evaluation.augment import augment, check_augment
+from search.evaluation.augment import augment
 from search.evaluation.checkpoint import CheckpointInvalid
 from search.evaluation.evaluator import Evaluator, snapshot
 from search.evaluation.metrics import distance, finite, outputs
@@ -48,17 +48,17 @@ class FineTuner:
         network: trained in place; must share no tensor with the original (`Evaluator.network`).
         evaluator: gives the data, the original network, the metric and the specification.
         seed: of the batches, the augmentation and dropout.
-
-    Raises:
-        DatasetMismatch: augmentation of images asked for inputs that are none.
+        subject: of what it is trained and on what; a checkpoint of another subject is refused.
     """
 
-    def __init__(self, network: nn.Module, evaluator: Evaluator, *, seed: int) -> None:
+    def __init__(
+        self, network: nn.Module, evaluator: Evaluator, *, seed: int, subject: str = ""
+    ) -> None:
         self._spec = evaluator.spec.finetune
-        check_augment(self._spec.augment, evaluator.fit.input_shape)
         self._network = network.to(evaluator.device)
         self._evaluator = evaluator
         self._seed = seed
+        self._subject = subject
         self._tuning = evaluator.splits.tuning
         self._batch = min(self._spec.batch_size, len(self._tuning))
         self._per_epoch = len(self._tuning) // self._batch
@@ -186,6 +186,7 @@ class FineTuner:
 
     def _identity(self) -> dict[str, Any]:
         return {
+            "subject": self._subject,
             "seed": self._seed,
             "total": self.total,
             "batch": self._batch,
@@ -219,7 +220,7 @@ class FineTuner:
         """
         if facts.get("identity") != self._identity():
             raise CheckpointInvalid(
-                "the checkpoint belongs to another network, seed or fine-tuning specification"
+                "the checkpoint belongs to another job, network, seed or fine-tuning specification"
             )
         parts: dict[str, dict[str, Tensor]] = {"weights": {}, "best": {}, "momentum": {}}
         for key, value in tensors.items():

@@ -21,14 +21,18 @@ class Fit:
         layout: what turns a stored example into the network's input: nothing, moving the last
             dimension to the front, or adding a first one.
         input_shape: of one example, as the network takes it.
-        integers: whether the network takes integers (it begins with an embedding).
+        dtype: that the network takes: `"float32"`, or whole numbers if it begins with an embedding.
         outputs: how many numbers it yields an example.
     """
 
     layout: Layout
     input_shape: tuple[int, ...]
-    integers: bool
+    dtype: str
     outputs: int
+
+    @property
+    def integers(self) -> bool:
+        return self.dtype != "float32"
 
 
 def layout_of(stored: tuple[int, ...], wanted: tuple[int, ...]) -> Layout:
@@ -75,7 +79,13 @@ def check_fits(data: Description, graph: Graph) -> Fit:
         )
     (wanted,) = graph.inputs.values()
     integers = wanted.dtype.startswith(("int", "uint"))
-    layout = layout_of(data.example_shape, tuple(size(dim) for dim in wanted.shape[1:]))
+    if not integers and wanted.dtype != "float32":
+        raise DatasetMismatch(
+            f"the network takes {wanted.dtype}; evaluation gives it float32 or whole numbers: pack "
+            "network.float() with an example of float32"
+        )
+    shape = tuple(size(dim) for dim in wanted.shape[1:])
+    layout = layout_of(data.example_shape, shape)
     if integers and data.dtype.startswith("float"):
         raise DatasetMismatch(f"the network takes {wanted.dtype}, the data is {data.dtype}")
     rows = _vocabulary(graph)
@@ -95,11 +105,11 @@ def check_fits(data: Description, graph: Graph) -> Fit:
         raise DatasetMismatch("the network yields one number; evaluation needs at least 2 classes")
     if data.largest_label is not None and data.largest_label >= outputs:
         raise DatasetMismatch(
-            f"the labels reach {data.largest_label}, but the network tells {outputs} classes apart"
+            f"the labels reach {data.largest_label}, but the network tells {outputs} classes "
+            f"apart, and labels count from 0: the largest can be {outputs - 1}"
         )
     if len(data.classes) > outputs:
         raise DatasetMismatch(
             f"the data names {len(data.classes)} classes, the network has {outputs} outputs"
         )
-    shape = tuple(size(dim) for dim in wanted.shape[1:])
-    return Fit(layout, shape, integers, outputs)
+    return Fit(layout, shape, wanted.dtype, outputs)

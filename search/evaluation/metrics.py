@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from search.evaluation.errors import LabelsNeeded
+from search.evaluation.errors import DatasetMismatch, LabelsNeeded
 from search.spec import Metric
 
 
@@ -70,7 +70,8 @@ def check_metric(metric: Metric, *, labelled: bool, classes: int) -> None:
     """Refuse a metric that the data cannot give.
 
     Raises:
-        LabelsNeeded: naming the metrics that can be used.
+        LabelsNeeded: it needs labels; names the metrics that can be used.
+        DatasetMismatch: it is top5, and there are too few classes for that.
     """
     if not labelled and metric in ("top1", "top5"):
         raise LabelsNeeded(
@@ -78,7 +79,7 @@ def check_metric(metric: Metric, *, labelled: bool, classes: int) -> None:
             "or cross_entropy, both against the original network's outputs"
         )
     if metric == "top5" and classes <= 5:
-        raise LabelsNeeded(
+        raise DatasetMismatch(
             f"evaluation.metric top5 says nothing of {classes} classes: use top1 or cross_entropy"
         )
 

@@ -10,7 +10,10 @@ import torch
 
 
 def derive(*parts: int) -> int:
-    """A seed below 2**63 from whole numbers, far from that of any other parts."""
+    """A seed below 2**63 from whole numbers, far from that of any other parts.
+
+    Zeros at the end do not count, as `numpy.random.SeedSequence` has it.
+    """
     state = np.random.SeedSequence(parts).generate_state(1, np.uint64)
     return int(state[0]) >> 1
 

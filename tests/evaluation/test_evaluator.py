@@ -42,7 +42,7 @@ def test_no_top5_among_five_classes_and_no_score_for_nan() -> None:
     assert "top5" not in tally.metrics()
     assert tally.metrics()["top1"] == 1.0  # argmax of NaN is the first class
     assert score_of("top1", tally.metrics()) is None
-    with pytest.raises(LabelsNeeded, match="top5"):
+    with pytest.raises(DatasetMismatch, match="top5"):
         check_metric("top5", labelled=True, classes=5)
 
 

@@ -9,7 +9,6 @@ from safetensors import safe_open
 from torch.nn import functional
 
 from search.evaluation.checkpoint import CheckpointInvalid
-from search.evaluation.errors import DatasetMismatch
 from search.evaluation.evaluator import Evaluator
 from search.evaluation.finetune import FineTuner, rate
 from search.evaluation.metrics import distance
@@ -144,15 +143,8 @@ def test_checkpoints_hold_no_pickles_and_fit_only_their_run(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == [path]
     other = evaluator(job(finetune=SPEC.model_copy(update={"learning_rate": 0.01})))
     for stranger in (tuner(made, seed=6), tuner(made, share=0.7), tuner(other)):
-        with pytest.raises(CheckpointInvalid, match="another network"):
+        with pytest.raises(CheckpointInvalid, match="another job, network"):
             stranger.restore(path)
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(CheckpointInvalid, match="cannot be read"):
         tuner(made).restore(path)
-
-
-def test_augmentation_of_what_is_no_image_is_refused() -> None:
-    made = evaluator(job(finetune=SPEC))
-    made.fit = type(made.fit)("as_stored", (64,), False, 10)
-    with pytest.raises(DatasetMismatch, match=r"finetune\.augment"):
-        tuner(made)
