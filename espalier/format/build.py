@@ -23,18 +23,41 @@ from espalier.format.package import Package, read_package, read_tensor
 KINDS: Mapping[str, type[nn.Module]] = {
     "Conv1d": nn.Conv1d,
     "Conv2d": nn.Conv2d,
+    "Conv3d": nn.Conv3d,
     "ConvTranspose1d": nn.ConvTranspose1d,
     "ConvTranspose2d": nn.ConvTranspose2d,
     "BatchNorm1d": nn.BatchNorm1d,
     "BatchNorm2d": nn.BatchNorm2d,
+    "BatchNorm3d": nn.BatchNorm3d,
+    "InstanceNorm1d": nn.InstanceNorm1d,
     "InstanceNorm2d": nn.InstanceNorm2d,
     "GroupNorm": nn.GroupNorm,
     "LayerNorm": nn.LayerNorm,
     "Linear": nn.Linear,
     "Embedding": nn.Embedding,
+    "RMSNorm": nn.RMSNorm,
     "Dropout": nn.Dropout,
+    "AlphaDropout": nn.AlphaDropout,
+    "Dropout1d": nn.Dropout1d,
+    "Dropout2d": nn.Dropout2d,
     "PReLU": nn.PReLU,
 }
+
+
+class FeatureDropout(nn.Module):
+    """Whole channels dropped while training, at any number of dimensions.
+
+    Args:
+        p: probability of dropping a channel.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(n, c, ...)` to the same."""
+        return torch.feature_dropout(x, self.p, self.training)
 
 
 class Attention(nn.Module):
@@ -127,6 +150,7 @@ class _Tracer:
         self.code = fx.Graph()
         self.nodes: dict[str, fx.Node] = {}
         self.multiples: dict[int, fx.Node] = {}
+        self.names = frozenset(node.name for node in graph.nodes)
 
     def _add(self, node: Node, kind: str, target: Any, args: tuple[Any, ...] = ()) -> fx.Node:
         return self.code.create_node(kind, target, args, name=node.name)
@@ -134,11 +158,15 @@ class _Tracer:
     def _multiple(self, factor: int) -> fx.Node:
         """The node of `factor` times the batch size."""
         if factor not in self.multiples:
+            name = "batch" if factor == 1 else f"batch_times_{factor}"
+            while name in self.names:
+                name += "_"
             if factor == 1:
                 first = self.nodes[next(iter(self.graph.inputs))]
-                made = self.code.call_method("size", (first, 0))
+                made = self.code.create_node("call_method", "size", (first, 0), name=name)
             else:
-                made = self.code.call_function(operator.mul, (self._multiple(1), factor))
+                pair = (self._multiple(1), factor)
+                made = self.code.create_node("call_function", operator.mul, pair, name=name)
             self.multiples[factor] = made
         return self.multiples[factor]
 
@@ -159,6 +187,8 @@ class _Tracer:
         attrs = node.attrs
         if node.op == "dropout":
             return self._switched(node, nn.Dropout(_probability(attrs["p"])))
+        if node.op == "feature_dropout":
+            return self._switched(node, FeatureDropout(_probability(attrs["p"])))
         if node.op == "attention" and attrs["dropout"]:
             scale = None if attrs["scale"] is None else _real(attrs["scale"])
             module = Attention(_probability(attrs["dropout"]), scale, bool(attrs["causal"]))

@@ -146,6 +146,10 @@ def _pad(values: Values, attrs: Attrs, _: Resolve) -> Call:
     return Call(F.pad, (values[0], attrs["pads"]), {"mode": attrs["mode"], **value})
 
 
+def _masked_fill(values: Values, attrs: Attrs, _: Resolve) -> Call:
+    return Call(torch.masked_fill, (values[0], values[1], attrs["value"]), {})
+
+
 FUNCTIONS: Mapping[str, Emit] = {
     "relu": _unary(F.relu),
     "relu6": _unary(F.relu6),
@@ -164,6 +168,16 @@ FUNCTIONS: Mapping[str, Emit] = {
     "erf": _unary(torch.erf),
     "reciprocal": _unary(torch.reciprocal),
     "square": _unary(torch.square),
+    "selu": _unary(F.selu),
+    "logsigmoid": _unary(F.logsigmoid),
+    "sin": _unary(torch.sin),
+    "cos": _unary(torch.cos),
+    "log1p": _unary(torch.log1p),
+    "expm1": _unary(torch.expm1),
+    "celu": _unary(F.celu, alpha="alpha"),
+    "hardshrink": _unary(F.hardshrink, lambd="lambd"),
+    "softshrink": _unary(F.softshrink, lambd="lambd"),
+    "threshold": _unary(F.threshold, threshold="threshold", value="value"),
     "contiguous": _contiguous,
     "hardtanh": _unary(F.hardtanh, min_val="min", max_val="max"),
     "clamp": _unary(torch.clamp, min="min", max="max"),
@@ -171,9 +185,11 @@ FUNCTIONS: Mapping[str, Emit] = {
     "elu": _unary(F.elu, alpha="alpha"),
     "gelu": _unary(F.gelu, approximate="approximate"),
     "softplus": _unary(F.softplus, beta="beta", threshold="threshold"),
-    # Both switch with `.train()`: outside of training, this is all they do.
+    # They switch with `.train()`: outside of training, this is all they do.
     "dropout": _all(torch.nn.Identity()),
+    "feature_dropout": _all(torch.nn.Identity()),
     "attention": _attention,
+    "masked_fill": _masked_fill,
     "add": _arithmetic(operator.add),
     "sub": _arithmetic(operator.sub),
     "mul": _arithmetic(operator.mul),
@@ -188,6 +204,9 @@ FUNCTIONS: Mapping[str, Emit] = {
     "layer_norm": _layer_norm,
     "max_pool1d": _pooling(F.max_pool1d),
     "max_pool2d": _pooling(F.max_pool2d),
+    "max_pool3d": _pooling(F.max_pool3d),
+    "avg_pool3d": _average(F.avg_pool3d, "divisor_override"),
+    "adaptive_avg_pool3d": _unary(F.adaptive_avg_pool3d, output_size="output_size"),
     "avg_pool1d": _average(F.avg_pool1d),
     "avg_pool2d": _average(F.avg_pool2d, "divisor_override"),
     "adaptive_avg_pool1d": _unary(F.adaptive_avg_pool1d, output_size="output_size"),
@@ -199,6 +218,8 @@ FUNCTIONS: Mapping[str, Emit] = {
     "amax": _unary(torch.amax, dim="dims", keepdim="keepdim"),
     "amin": _unary(torch.amin, dim="dims", keepdim="keepdim"),
     "var": _unary(torch.var, dim="dims", keepdim="keepdim", correction="correction"),
+    "std": _unary(torch.std, dim="dims", keepdim="keepdim", correction="correction"),
+    "norm": _unary(torch.linalg.vector_norm, ord="order", dim="dims", keepdim="keepdim"),
     "reshape": _reshape,
     "permute": _unary(torch.permute, dims="dims"),
     "expand": _expand,
@@ -207,6 +228,7 @@ FUNCTIONS: Mapping[str, Emit] = {
     "select": _unary(torch.select, dim="dim", index="index"),
     "pad": _pad,
     "roll": _unary(torch.roll, shifts="shifts", dims="dims"),
+    "flip": _unary(torch.flip, dims="dims"),
     "pixel_shuffle": _unary(F.pixel_shuffle, upscale_factor="factor"),
     "pixel_unshuffle": _unary(F.pixel_unshuffle, downscale_factor="factor"),
     "interpolate": _unary(F.interpolate, size="size", mode="mode", align_corners="align_corners"),

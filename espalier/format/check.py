@@ -35,7 +35,7 @@ CHOICES: Mapping[tuple[str, str], frozenset[str]] = {
     ),
     **{
         (kind, "padding_mode"): frozenset({"zeros"})
-        for kind in ("Conv1d", "Conv2d", "ConvTranspose1d", "ConvTranspose2d")
+        for kind in ("Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d")
     },
 }
 """What a text attribute may say, by operator or module kind and attribute."""

@@ -21,11 +21,13 @@ from espalier.format.errors import FormatError
 from espalier.format.ir import Graph
 from espalier.format.lift_aliases import Aliases, functional
 from espalier.format.lift_constants import CONSTANT_CALLS
-from espalier.format.lift_context import Lifting, unsupported
+from espalier.format.lift_context import Lifting, Value, unsupported
 from espalier.format.lift_export import Example, examples, export, settled
+from espalier.format.lift_folded import folded, folds
 from espalier.format.lift_modules import MODULE_CALLS
 from espalier.format.lift_operators import OPERATOR_CALLS
 from espalier.format.lift_shapes import SHAPE_CALLS
+from espalier.format.lift_spelled import SPELLED_OUT, spell_out
 from espalier.format.operators import MODULES, infer
 from espalier.format.package import Preprocessing, write_package
 
@@ -77,10 +79,8 @@ def _translate(state: Lifting, exported: ExportedProgram) -> tuple[str, ...]:
                 state.values[node] = None
                 continue
             target, written = functional(node)
-            if target not in HANDLERS:
-                raise unsupported(node)
             aliases.check(node)
-            state.values[node] = HANDLERS[target](state, node)
+            state.values[node] = _call(state, node, target)
             if written is not None:
                 aliases.write(node, written)
                 state.values[written] = state.values[node]
@@ -91,6 +91,20 @@ def _translate(state: Lifting, exported: ExportedProgram) -> tuple[str, ...]:
         elif node.op != "placeholder":
             raise unsupported(node)
     return outputs
+
+
+def _call(state: Lifting, node: fx.Node, target: object = None) -> Value:
+    """Translate one call; `target` is what it computes, if that is not its own target."""
+    target = target or node.target
+    if not _carries_tensor(node):
+        return None
+    if folds(state, node, HANDLERS):
+        return folded(state, node)
+    if target in SPELLED_OUT:
+        return spell_out(state, node, _call)
+    if target not in HANDLERS:
+        raise unsupported(node)
+    return HANDLERS[target](state, node)
 
 
 def _record(state: Lifting, node: fx.Node) -> None:

@@ -24,6 +24,15 @@ def functional(node: fx.Node) -> tuple[Any, fx.Node | None]:
     return getattr(packet, overload), written
 
 
+_DROPOUTS = frozenset(
+    {
+        torch.ops.aten.dropout.default,
+        torch.ops.aten.feature_dropout.default,
+        torch.ops.aten.alpha_dropout.default,
+    }
+)
+
+
 class Aliases:
     """Which exported values share memory, and which of them an in-place call made stale."""
 
@@ -43,7 +52,7 @@ class Aliases:
         if not isinstance(source, fx.Node):
             return
         # Out of training, dropout hands its input on.
-        if target is torch.ops.aten.dropout.default:
+        if target in _DROPOUTS:
             self._base[node] = source
         returns = getattr(getattr(target, "_schema", None), "returns", ())
         if any(item.alias_info is not None for item in returns) or not returns:

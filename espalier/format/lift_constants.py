@@ -6,21 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
+from espalier.format.ir import Batch
 from espalier.format.lift_context import Handler, Lifting, arguments, unsupported
 
 aten = torch.ops.aten
-
-
-def _store(state: Lifting, node: fx.Node, value: Tensor) -> str:
-    """Keep a tensor under a name that is free, and read it."""
-    count = 0
-    while f"constant_{count}" in state.tensors:
-        count += 1
-    name = f"constant_{count}"
-    state.tensors[name] = value
-    return state.stored_node(node, name)
 
 
 def _filled(fill: float | None = None) -> Handler:
@@ -33,7 +24,9 @@ def _filled(fill: float | None = None) -> Handler:
             raise unsupported(node, "is filled with a number that depends on the batch size")
         kind = state.type_of(node)
         single = torch.full((1,) * len(kind.shape), value, dtype=node.meta["val"].dtype)
-        name = _store(state, node, single)
+        if not any(isinstance(dim, Batch) for dim in kind.shape):
+            state.known[node] = single.expand([int(dim) for dim in node.meta["val"].shape])
+        name = state.constant(node, single)
         if kind.shape == tuple(single.shape):
             return name
         return state.emit(node, "expand", (name,), {"shape": kind.shape})
@@ -47,7 +40,8 @@ def _computed(state: Lifting, node: fx.Node) -> str:
         raise unsupported(node, "depends on the batch size")
     keywords = {**node.kwargs, "device": "cpu"}
     keywords.pop("pin_memory", None)
-    return _store(state, node, node.target(*node.args, **keywords))
+    state.known[node] = node.target(*node.args, **keywords)
+    return state.constant(node, state.known[node])
 
 
 CONSTANT_CALLS: Mapping[Any, Handler] = {
@@ -64,4 +58,7 @@ CONSTANT_CALLS: Mapping[Any, Handler] = {
     aten.arange.start: _computed,
     aten.arange.start_step: _computed,
     aten.linspace.default: _computed,
+    aten.eye.default: _computed,
+    aten.eye.m: _computed,
+    aten.scalar_tensor.default: _computed,
 }

@@ -27,6 +27,15 @@ class Split:
     make: tuple[Callable[[fx.Node], str], ...]
 
 
+def made(names: tuple[str, ...]) -> Split:
+    """Several tensors that are there already."""
+
+    def maker(name: str) -> Callable[[fx.Node], str]:
+        return lambda _: name
+
+    return Split(tuple(maker(name) for name in names))
+
+
 Value = str | Split | None
 """`None` stands for numbers such as the batch size: shapes are read from what export inferred."""
 
@@ -46,8 +55,25 @@ def source_line(node: fx.Node) -> str:
     return f" at {Path(parts[1]).name}:{number}" + (f": {text}" if text else "")
 
 
-def unsupported(node: fx.Node, reason: str = "is not in the operator table") -> UnsupportedOperator:
+_WAYS_OUT: Mapping[str, str] = {
+    "aten::_weight_norm": "remove it with torch.nn.utils.parametrize.remove_parametrizations",
+    "aten::mv": "remove a spectral norm with torch.nn.utils.parametrize.remove_parametrizations",
+    "aten::lstm": "recurrent layers are not carried",
+    "aten::gru": "recurrent layers are not carried",
+    "aten::where": "a choice between values is not carried: use clamp, relu or a product",
+    "aten::index": "take slices, or index by a single number",
+    "aten::index_select": "take slices, or index by a single number",
+    "aten::rrelu": "use LeakyReLU",
+    "aten::im2col": "use a convolution, or reshape and permute",
+}
+
+
+def unsupported(node: fx.Node, reason: str | None = None) -> UnsupportedOperator:
     """The refusal of one exported call, by name and with the user's line."""
+    if reason is None:
+        schema = getattr(node.target, "_schema", None)
+        way_out = _WAYS_OUT.get(getattr(schema, "name", ""))
+        reason = "is not in the operator table" + (f" ({way_out})" if way_out else "")
     return UnsupportedOperator(f"operator {node.target} {reason}{source_line(node)}")
 
 
@@ -60,6 +86,7 @@ class Lifting:
         batch: the symbol that export gave to the batch size.
         values: of exported nodes already translated.
         names: of stored tensors, by the exported placeholder that carries them.
+        known: values of exported nodes that depend neither on data nor on what is trained.
         types: what export inferred, by the names of nodes of ours, and `places` where.
     """
 
@@ -67,6 +94,7 @@ class Lifting:
     batch: Any
     values: dict[fx.Node, Value] = field(default_factory=dict)
     names: dict[fx.Node, str] = field(default_factory=dict)
+    known: dict[fx.Node, Any] = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)
     modules: dict[str, Module] = field(default_factory=dict)
     stored: dict[str, Stored] = field(default_factory=dict)
@@ -143,6 +171,14 @@ class Lifting:
         return self.emit(node, "tensor", (), target=name)
 
     # --- stored tensors and modules ---
+
+    def constant(self, node: fx.Node, value: Tensor) -> str:
+        """Keep a tensor that the network computes from nothing, under a free name; read it."""
+        count = 0
+        while f"constant_{count}" in self.tensors:
+            count += 1
+        self.tensors[f"constant_{count}"] = value
+        return self.stored_node(node, f"constant_{count}")
 
     def keep(self, name: str) -> None:
         """Store a parameter, buffer or constant under its name."""

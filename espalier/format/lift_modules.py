@@ -107,18 +107,21 @@ def _batch_norm(state: Lifting, node: fx.Node) -> str:
         "momentum": None if momentum is None else float(momentum),
         "track_running_stats": tracked,
     }
-    if rank not in (2, 3, 4):
-        raise unsupported(node, f"is carried for ranks 2 to 4, not {rank}")
-    return state.call_module(
-        node, "BatchNorm2d" if rank == 4 else "BatchNorm1d", path, args, a["input"]
-    )
+    if rank not in (2, 3, 4, 5):
+        raise unsupported(node, f"is carried for ranks 2 to 5, not {rank}")
+    return state.call_module(node, f"BatchNorm{max(1, rank - 2)}d", path, args, a["input"])
 
 
-def _normalisation_path(state: Lifting, node: fx.Node, kind: type[nn.Module]) -> str:
+def _normalisation_path(
+    state: Lifting,
+    node: fx.Node,
+    kind: type[nn.Module],
+    locals_: tuple[str, ...] = ("weight", "bias"),
+) -> str:
     """Path of a normalisation by its tensors, or by its place where it has none."""
-    a = arguments(node)
-    if a["weight"] is not None or a["bias"] is not None:
-        return state.path_of(node, weight=a["weight"], bias=a["bias"])
+    given = {local: value for local, value in arguments(node).items() if local in locals_}
+    if any(value is not None for value in given.values()):
+        return state.path_of(node, **given)
     owner = state.owner(node, kind)
     if owner is None:
         raise unsupported(node, f"is carried as a {kind.__name__} module only")
@@ -127,16 +130,17 @@ def _normalisation_path(state: Lifting, node: fx.Node, kind: type[nn.Module]) ->
 
 def _instance_norm(state: Lifting, node: fx.Node) -> str:
     a = arguments(node)
-    path = _normalisation_path(state, node, nn.InstanceNorm2d)
     shape = state.shape(a["input"])
-    if not a["use_input_stats"] or a["running_mean"] is not None or len(shape) != 4:
-        raise unsupported(node, "is carried for images and without running statistics")
+    if not a["use_input_stats"] or a["running_mean"] is not None or len(shape) not in (3, 4):
+        raise unsupported(node, "is carried for sequences and images, without running statistics")
+    kind = nn.InstanceNorm1d if len(shape) == 3 else nn.InstanceNorm2d
+    path = _normalisation_path(state, node, kind)
     args: dict[str, Attr] = {
         "num_features": _plain(node, shape[1]),
         "eps": float(a["eps"]),
         "affine": a["weight"] is not None,
     }
-    return state.call_module(node, "InstanceNorm2d", path, args, a["input"])
+    return state.call_module(node, kind.__name__, path, args, a["input"])
 
 
 def _group_norm(state: Lifting, node: fx.Node) -> str:
@@ -180,6 +184,17 @@ def _layer_norm(state: Lifting, node: fx.Node) -> str:
     return state.emit(node, "layer_norm", inputs, {"shape": shape, "eps": eps})
 
 
+def _rms_norm(state: Lifting, node: fx.Node) -> str:
+    a = arguments(node)
+    args: Mapping[str, Attr] = {
+        "normalized_shape": tuple(a["normalized_shape"]),
+        "eps": None if a["eps"] is None else float(a["eps"]),
+        "elementwise_affine": a["weight"] is not None,
+    }
+    path = _normalisation_path(state, node, nn.RMSNorm, ("weight",))
+    return state.call_module(node, "RMSNorm", path, args, a["input"])
+
+
 def _linear(state: Lifting, node: fx.Node) -> str:
     a = arguments(node)
     weight, bias = state.stored_name(a["weight"]), state.stored_name(a["bias"])
@@ -217,10 +232,32 @@ def _dropout(state: Lifting, node: fx.Node) -> str:
     a = arguments(node)
     if a["train"]:
         raise unsupported(node, "drops values in eval mode too: pass training=self.training")
+    p = {"p": float(a["p"])}
     owner = state.owner(node, nn.Dropout)
     if owner is not None:
-        return state.call_module(node, "Dropout", owner[0], {"p": float(a["p"])}, a["input"])
-    return state.emit(node, "dropout", (state.read(a["input"], node),), {"p": float(a["p"])})
+        return state.call_module(node, "Dropout", owner[0], p, a["input"])
+    return state.emit(node, "dropout", (state.read(a["input"], node),), p)
+
+
+def _feature_dropout(state: Lifting, node: fx.Node) -> str:
+    """Whole channels: of sequences and images as modules, otherwise as an operator."""
+    a = arguments(node)
+    if a["train"]:
+        raise unsupported(node, "drops values in eval mode too: pass training=self.training")
+    p, rank = {"p": float(a["p"])}, len(state.shape(a["input"]))
+    kind = {3: nn.Dropout1d, 4: nn.Dropout2d}.get(rank)
+    owner = None if kind is None else state.owner(node, kind)
+    if kind is not None and owner is not None:
+        return state.call_module(node, kind.__name__, owner[0], p, a["input"])
+    return state.emit(node, "feature_dropout", (state.read(a["input"], node),), p)
+
+
+def _alpha_dropout(state: Lifting, node: fx.Node) -> str:
+    a = arguments(node)
+    owner = state.owner(node, nn.AlphaDropout)
+    if a["train"] or owner is None:
+        raise unsupported(node, "is carried as an AlphaDropout module only")
+    return state.call_module(node, "AlphaDropout", owner[0], {"p": float(a["p"])}, a["input"])
 
 
 def _prelu(state: Lifting, node: fx.Node) -> str:
@@ -235,6 +272,8 @@ MODULE_CALLS: Mapping[Any, Handler] = {
     aten.conv1d.padding: _convolution(1),
     aten.conv2d.default: _convolution(2),
     aten.conv2d.padding: _convolution(2),
+    aten.conv3d.default: _convolution(3),
+    aten.conv3d.padding: _convolution(3),
     aten.conv_transpose1d.default: _convolution(1, transposed=True),
     aten.conv_transpose2d.input: _convolution(2, transposed=True),
     aten.batch_norm.default: _batch_norm,
@@ -243,6 +282,9 @@ MODULE_CALLS: Mapping[Any, Handler] = {
     aten.layer_norm.default: _layer_norm,
     aten.linear.default: _linear,
     aten.embedding.default: _embedding,
+    aten.rms_norm.default: _rms_norm,
     aten.dropout.default: _dropout,
+    aten.feature_dropout.default: _feature_dropout,
+    aten.alpha_dropout.default: _alpha_dropout,
     aten.prelu.default: _prelu,
 }

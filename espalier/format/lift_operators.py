@@ -10,7 +10,15 @@ import torch
 from torch import fx
 
 from espalier.format.ir import Attr
-from espalier.format.lift_context import Handler, Lifting, Value, arguments, unsupported
+from espalier.format.lift_context import (
+    Handler,
+    Lifting,
+    Split,
+    Value,
+    arguments,
+    made,
+    unsupported,
+)
 
 aten = torch.ops.aten
 
@@ -42,11 +50,11 @@ def _arithmetic(op: str, *, swapped: bool = False) -> Handler:
 
     def lift(state: Lifting, node: fx.Node) -> str:
         a = arguments(node)
-        if a.get("alpha", 1) != 1:
-            raise unsupported(node, "with alpha other than 1 is not in the operator table")
         pair = list(node.args[:2])
         if swapped:
             pair.reverse()
+        if a.get("alpha", 1) != 1:
+            return _scaled(state, node, op, pair, a["alpha"])
         tensors = [isinstance(v, fx.Node) and _is_tensor(v) for v in pair]
         if all(tensors):
             inputs = tuple(state.read(value, node) for value in pair)
@@ -56,6 +64,20 @@ def _arithmetic(op: str, *, swapped: bool = False) -> Handler:
         return state.emit(node, op, (state.read(pair[at], node),), attrs)
 
     return lift
+
+
+def _scaled(state: Lifting, node: fx.Node, op: str, pair: list[Any], alpha: object) -> str:
+    """`a + alpha * b`: a product, then the sum; what torch does in one rounding more or less."""
+    factor = {"scalar": _number(alpha, node), "reversed": False}
+    if not isinstance(pair[1], fx.Node) or not _is_tensor(pair[1]):
+        term = {"scalar": _number(pair[1], node) * _number(alpha, node), "reversed": False}
+        return state.emit(node, op, (state.read(pair[0], node),), term)
+    product = state.emit(node, "mul", (state.read(pair[1], node),), factor)
+    if isinstance(pair[0], fx.Node):
+        both = (state.read(pair[0], node), product)
+        return state.emit(node, op, both, {"scalar": None, "reversed": False})
+    term = {"scalar": _number(pair[0], node), "reversed": True}
+    return state.emit(node, op, (product,), term)
 
 
 def _is_tensor(node: fx.Node) -> bool:
@@ -133,12 +155,55 @@ def _reduction(op: str) -> Handler:
             "dims": _reduced(a.get("dim"), rank),
             "keepdim": a.get("keepdim", False),
         }
-        if op == "var":
+        if op in ("var", "std"):
             correction = a.get("correction", float(a.get("unbiased", True)))
             attrs["correction"] = 1.0 if correction is None else float(correction)
         return state.emit(node, op, (state.read(a["self"], node),), attrs)
 
     return lift
+
+
+def _moments(op: str) -> Handler:
+    """`var_mean`, `std_mean`: two reductions."""
+
+    def lift(state: Lifting, node: fx.Node) -> Split:
+        reductions = (_reduction(op), _reduction("mean"))
+        return made(tuple(str(reduce(state, node)) for reduce in reductions))
+
+    return lift
+
+
+def _norm(state: Lifting, node: fx.Node) -> str:
+    a = arguments(node)
+    rank = len(state.shape(a["self"]))
+    attrs: dict[str, Attr] = {
+        "order": _number(a["ord"], node),
+        "dims": _reduced(a["dim"], rank),
+        "keepdim": a["keepdim"],
+    }
+    if a["dtype"] is not None:
+        raise unsupported(node, "with a change of element type is not in the operator table")
+    return state.emit(node, "norm", (state.read(a["self"], node),), attrs)
+
+
+def _glu(state: Lifting, node: fx.Node) -> str:
+    """One half times the sigmoid of the other."""
+    a = arguments(node)
+    source, shape = state.read(a["self"], node), state.shape(a["self"])
+    dim = a["dim"] % len(shape)
+    half = int(state.shape(node)[dim])
+    halves = [
+        state.emit(node, "slice", (source,), {"dim": dim, "start": s, "stop": s + half, "step": 1})
+        for s in (0, half)
+    ]
+    gate = state.emit(node, "sigmoid", (halves[1],))
+    return state.emit(node, "mul", (halves[0], gate), {"scalar": None, "reversed": False})
+
+
+def _masked_fill(state: Lifting, node: fx.Node) -> str:
+    a = arguments(node)
+    pair = (state.read(a["self"], node), state.read(a["mask"], node))
+    return state.emit(node, "masked_fill", pair, {"value": _number(a["value"], node)})
 
 
 def _along(op: str) -> Handler:
@@ -162,7 +227,7 @@ def _tensors(op: str, count: int) -> Handler:
 def _attention(state: Lifting, node: fx.Node) -> str:
     a = arguments(node)
     if a["enable_gqa"]:
-        raise unsupported(node, "with grouped queries is not in the operator table")
+        raise unsupported(node, "with enable_gqa is not carried: repeat the keys and values")
     if a["dropout_p"]:
         raise unsupported(node, "drops weights in eval mode too: pass 0.0 unless self.training")
     given = [a["query"], a["key"], a["value"]]
@@ -241,6 +306,11 @@ _PLAIN = [
     "erf",
     "reciprocal",
     "square",
+    "selu",
+    "sin",
+    "cos",
+    "log1p",
+    "expm1",
 ]
 
 
@@ -260,6 +330,15 @@ OPERATOR_CALLS: Mapping[Any, Handler] = {
     aten.clamp_max.default: _unary("clamp", lambda a: {"min": None, "max": float(a["max"])}),
     aten.leaky_relu.default: _unary("leaky_relu", lambda a: {"slope": float(a["negative_slope"])}),
     aten.elu.default: _elu,
+    aten.celu.default: _unary("celu", lambda a: {"alpha": float(a["alpha"])}),
+    aten.log_sigmoid.default: _unary("logsigmoid"),
+    aten.hardshrink.default: _unary("hardshrink", lambda a: {"lambd": float(a["lambd"])}),
+    aten.softshrink.default: _unary("softshrink", lambda a: {"lambd": float(a["lambd"])}),
+    aten.threshold.default: _unary(
+        "threshold", lambda a: {"threshold": float(a["threshold"]), "value": float(a["value"])}
+    ),
+    aten.glu.default: _glu,
+    aten.masked_fill.Scalar: _masked_fill,
     aten.gelu.default: _unary("gelu", lambda a: {"approximate": a["approximate"]}),
     aten.softplus.default: _unary(
         "softplus", lambda a: {"beta": float(a["beta"]), "threshold": float(a["threshold"])}
@@ -291,6 +370,9 @@ OPERATOR_CALLS: Mapping[Any, Handler] = {
     aten.scaled_dot_product_attention.default: _attention,
     aten.max_pool1d.default: _max_pool(1),
     aten.max_pool2d.default: _max_pool(2),
+    aten.max_pool3d.default: _max_pool(3),
+    aten.avg_pool3d.default: _average_pool(3),
+    aten.adaptive_avg_pool3d.default: _adaptive("avg", 3),
     aten.avg_pool1d.default: _average_pool(1),
     aten.avg_pool2d.default: _average_pool(2),
     aten.adaptive_avg_pool1d.default: _adaptive("avg", 1),
@@ -304,6 +386,17 @@ OPERATOR_CALLS: Mapping[Any, Handler] = {
     aten.amin.default: _reduction("amin"),
     aten.var.correction: _reduction("var"),
     aten.var.dim: _reduction("var"),
+    aten.std.correction: _reduction("std"),
+    aten.std.dim: _reduction("std"),
+    aten.var_mean.correction: _moments("var"),
+    aten.var_mean.dim: _moments("var"),
+    aten.std_mean.correction: _moments("std"),
+    aten.std_mean.dim: _moments("std"),
+    aten.max.dim: _reduction("amax"),  # values only; positions are refused where they are read
+    aten.min.dim: _reduction("amin"),
+    aten.max.default: _reduction("amax"),
+    aten.min.default: _reduction("amin"),
+    aten.linalg_vector_norm.default: _norm,
     aten.pad.default: _pad,
     aten.constant_pad_nd.default: _pad,
     aten.pixel_shuffle.default: _unary("pixel_shuffle", _factor),

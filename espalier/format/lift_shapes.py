@@ -211,6 +211,12 @@ def _roll(state: Lifting, node: fx.Node) -> str:
     return state.emit(node, "roll", (state.read(a["self"], node),), attrs)
 
 
+def _flip(state: Lifting, node: fx.Node) -> str:
+    a = arguments(node)
+    dims = tuple(dim % len(state.shape(node)) for dim in a["dims"])
+    return state.emit(node, "flip", (state.read(a["self"], node),), {"dims": dims})
+
+
 def _interleave(state: Lifting, node: fx.Node) -> str:
     """`channel_shuffle`, as the reshapes it is."""
     a = arguments(node)
@@ -279,5 +285,6 @@ SHAPE_CALLS: Mapping[Any, Handler] = {
     aten.unbind.int: _unbind,
     operator.getitem: _getitem,
     aten.roll.default: _roll,
+    aten.flip.default: _flip,
     aten.channel_shuffle.default: _interleave,
 }

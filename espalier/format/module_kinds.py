@@ -154,6 +154,15 @@ def _no_tensors(a: Attrs) -> Mapping[str, tuple[int, ...]]:
     return {}
 
 
+def _channels_dropped(rank: int) -> ShapeRule:
+    def shape(inputs: Sequence[TensorType], a: Attrs) -> Shape:
+        if len(inputs[0].shape) != rank:
+            raise FormatError(f"dropping channels of {inputs[0].shape} needs {rank} dimensions")
+        return shapes.dropped_whole(inputs, a)
+
+    return shape
+
+
 def _batch_norm(ranks: range) -> ModuleKind:
     extra = {"momentum": "float?", "track_running_stats": "bool"}
     return _norm(("weight", "bias", *_STATISTICS), "num_features", extra, ranks)
@@ -169,10 +178,13 @@ def _prelu_shape(inputs: Sequence[TensorType], a: Attrs) -> Shape:
 MODULES: Mapping[str, ModuleKind] = {
     "Conv1d": _conv(1),
     "Conv2d": _conv(2),
+    "Conv3d": _conv(3),
     "ConvTranspose1d": _conv(1, transposed=True),
     "ConvTranspose2d": _conv(2, transposed=True),
     "BatchNorm1d": _batch_norm(range(2, 4)),
     "BatchNorm2d": _batch_norm(range(4, 5)),
+    "BatchNorm3d": _batch_norm(range(5, 6)),
+    "InstanceNorm1d": _norm(("weight", "bias"), "num_features", {}, range(3, 4)),
     "InstanceNorm2d": _norm(("weight", "bias"), "num_features", {}, range(4, 5)),
     "GroupNorm": _norm(("weight", "bias"), "num_channels", {"num_groups": "int"}, range(2, 9)),
     "LayerNorm": ModuleKind(
@@ -190,7 +202,15 @@ MODULES: Mapping[str, ModuleKind] = {
         lambda a: {"weight": (integer(a, "num_embeddings"), integer(a, "embedding_dim"))},
         _embedding_shape,
     ),
+    "RMSNorm": ModuleKind(
+        {"normalized_shape": "ints", "eps": "float?", "elementwise_affine": "bool"},
+        lambda a: _layer_norm_tensors({**a, "bias": False}),
+        _layer_norm_shape,
+    ),
     "Dropout": ModuleKind({"p": "float"}, _no_tensors, shapes.dropped),
+    "AlphaDropout": ModuleKind({"p": "float"}, _no_tensors, shapes.dropped),
+    "Dropout1d": ModuleKind({"p": "float"}, _no_tensors, _channels_dropped(3)),
+    "Dropout2d": ModuleKind({"p": "float"}, _no_tensors, _channels_dropped(4)),
     "PReLU": ModuleKind(
         {"num_parameters": "int"},
         lambda a: {"weight": (integer(a, "num_parameters"),)},

@@ -63,11 +63,16 @@ class Operator:
 _UNARY: dict[str, dict[str, str]] = {
     **{name: {} for name in ("relu", "relu6", "silu", "mish", "sigmoid", "tanh", "hardswish")},
     **{name: {} for name in ("hardsigmoid", "exp", "log", "sqrt", "rsqrt", "abs", "neg", "erf")},
-    **{name: {} for name in ("reciprocal", "square")},
+    **{name: {} for name in ("reciprocal", "square", "selu", "logsigmoid", "sin", "cos")},
+    **{name: {} for name in ("log1p", "expm1")},
     "hardtanh": {"min": "float", "max": "float"},
     "clamp": {"min": "float?", "max": "float?"},
     "leaky_relu": {"slope": "float"},
     "elu": {"alpha": "float"},
+    "celu": {"alpha": "float"},
+    "hardshrink": {"lambd": "float"},
+    "softshrink": {"lambd": "float"},
+    "threshold": {"threshold": "float", "value": "float"},
     "gelu": {"approximate": "str"},
     "softplus": {"beta": "float", "threshold": "float"},
 }
@@ -98,6 +103,9 @@ OPERATORS: Mapping[str, Operator] = {
         for name in ("add", "sub", "mul", "div", "pow", "maximum", "minimum")
     },
     "dropout": Operator((1, 1), {"p": "float"}, shapes.dropped),
+    "feature_dropout": Operator((1, 1), {"p": "float"}, shapes.dropped_whole),
+    # Where the mask, of truth values, holds: `value`.
+    "masked_fill": Operator((2, 2), {"value": "float"}, shapes.masked),
     "softmax": Operator((1, 1), {"dim": "int"}, shapes.along),
     "log_softmax": Operator((1, 1), {"dim": "int"}, shapes.along),
     "matmul": Operator((2, 2), {}, shapes.matmul),
@@ -108,6 +116,9 @@ OPERATORS: Mapping[str, Operator] = {
     ),
     "max_pool1d": Operator((1, 1), _MAX_POOL, shapes.pooled),
     "max_pool2d": Operator((1, 1), _MAX_POOL, shapes.pooled),
+    "max_pool3d": Operator((1, 1), _MAX_POOL, shapes.pooled),
+    "avg_pool3d": Operator((1, 1), _AVG_POOL, shapes.pooled),
+    "adaptive_avg_pool3d": Operator((1, 1), {"output_size": "ints"}, shapes.adaptive),
     "avg_pool1d": Operator((1, 1), _AVG_POOL, shapes.pooled),
     "avg_pool2d": Operator((1, 1), _AVG_POOL, shapes.pooled),
     **{
@@ -117,6 +128,8 @@ OPERATORS: Mapping[str, Operator] = {
     },
     **{name: Operator((1, 1), _REDUCE, shapes.reduced) for name in ("mean", "sum", "amax", "amin")},
     "var": Operator((1, 1), {**_REDUCE, "correction": "float"}, shapes.reduced),
+    "std": Operator((1, 1), {**_REDUCE, "correction": "float"}, shapes.reduced),
+    "norm": Operator((1, 1), {**_REDUCE, "order": "float"}, shapes.reduced),  # of vectors
     "reshape": Operator(
         (1, 1), {"shape": "dims"}, shapes.reshaped
     ),  # view, flatten, (un)squeeze, ...
@@ -129,6 +142,7 @@ OPERATORS: Mapping[str, Operator] = {
     "select": Operator((1, 1), {"dim": "int", "index": "int"}, shapes.selected),
     "pad": Operator((1, 1), {"pads": "ints", "mode": "str", "value": "float"}, shapes.padded),
     "roll": Operator((1, 1), {"shifts": "ints", "dims": "ints"}, shapes.rolled),
+    "flip": Operator((1, 1), {"dims": "ints"}, shapes.flipped),
     "pixel_shuffle": Operator((1, 1), {"factor": "int"}, shapes.pixel_shuffled),
     "pixel_unshuffle": Operator((1, 1), {"factor": "int"}, shapes.pixel_unshuffled),
     "interpolate": Operator(
@@ -141,7 +155,7 @@ OPERATORS: Mapping[str, Operator] = {
 
 
 FLOATS = frozenset({"float32", "float64", "float16", "bfloat16"})
-_MOVES = frozenset({"reshape", "permute", "expand", "cat", "slice", "select", "roll"})
+_MOVES = frozenset({"reshape", "permute", "expand", "cat", "slice", "select", "roll", "flip"})
 
 
 def _element_type(what: str, types: Sequence[str], *, moves: bool = False) -> str:
@@ -181,6 +195,10 @@ def _type_of(graph: Graph, node: Node, known: Mapping[str, TensorType]) -> Tenso
     types = [item.dtype for item in inputs]
     if node.op == "attention" and types[-1] == "bool":
         types = types[:3]
+    if node.op == "masked_fill":
+        if types[1] != "bool":
+            raise FormatError(f"a mask must hold truth values, not {types[1]}")
+        types = types[:1]
     return TensorType(shape, _element_type(node.op, types, moves=node.op in _MOVES))
 
 

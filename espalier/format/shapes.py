@@ -161,6 +161,28 @@ def dropped(inputs: Sequence[TensorType], attrs: Attrs) -> Shape:
     return inputs[0].shape
 
 
+def dropped_whole(inputs: Sequence[TensorType], attrs: Attrs) -> Shape:
+    """Dropping whole channels: dimension 1 of a tensor with more behind it."""
+    if len(examples_first(inputs[0].shape)) < 1:
+        raise FormatError("there are no channels to drop")
+    return dropped(inputs, attrs)
+
+
+def masked(inputs: Sequence[TensorType], attrs: Attrs) -> Shape:
+    shape, mask = inputs[0].shape, inputs[1].shape
+    if broadcast([shape, mask]) != shape:
+        raise FormatError(f"a mask {mask} does not fit {shape}")
+    return shape
+
+
+def flipped(inputs: Sequence[TensorType], attrs: Attrs) -> Shape:
+    shape = inputs[0].shape
+    listed = [axis(dim, len(shape)) for dim in integers(attrs, "dims")]
+    if len(set(listed)) < len(listed) or any(isinstance(shape[i], Batch) for i in listed):
+        raise FormatError(f"cannot flip {shape} along {listed}: examples keep their order")
+    return shape
+
+
 def rolled(inputs: Sequence[TensorType], attrs: Attrs) -> Shape:
     shape, dims_ = inputs[0].shape, integers(attrs, "dims")
     moved = [shape[axis(dim, len(shape))] for dim in dims_]

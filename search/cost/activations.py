@@ -37,12 +37,15 @@ ITEM_BYTES: Mapping[str, int] = {
 """Bytes of one element, by the element type's name."""
 
 _VIEWS = frozenset({"reshape", "permute", "expand", "slice", "select", "contiguous"})
-_IDENTITIES = frozenset({"dropout", "Dropout"})  # when not training
+_IDENTITIES = frozenset(
+    {"dropout", "feature_dropout", "Dropout", "AlphaDropout", "Dropout1d", "Dropout2d"}
+)  # when not training
 _KEEPS_ORDER = frozenset(
     {"relu", "relu6", "silu", "mish", "sigmoid", "tanh", "hardswish", "hardsigmoid", "exp", "log"}
     | {"sqrt", "rsqrt", "abs", "neg", "erf", "reciprocal", "square", "hardtanh", "clamp", "elu"}
     | {"leaky_relu", "gelu", "softplus", "add", "sub", "mul", "div", "pow", "maximum", "minimum"}
-    | {"BatchNorm1d", "BatchNorm2d", "PReLU"}
+    | {"selu", "celu", "logsigmoid", "sin", "cos", "log1p", "expm1", "hardshrink", "softshrink"}
+    | {"threshold", "masked_fill", "BatchNorm1d", "BatchNorm2d", "PReLU"}
 )
 _KEEPS_CHANNELS_LAST = frozenset(
     {"Conv2d", "ConvTranspose2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "interpolate"}

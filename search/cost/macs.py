@@ -21,7 +21,7 @@ def macs_of(space: SearchSpace, node: Node) -> Polynomial:
     kind = space.graph.kind_of(node)
     out = _sizes(space, node.name)
     match kind:
-        case "Conv1d" | "Conv2d":
+        case "Conv1d" | "Conv2d" | "Conv3d":
             # Every output position sees the whole kernel once; dim 1 of the weight is already
             # the input channels of one group.
             return product(1, [out[0], *out[2:], *space.stored_shapes[f"{node.target}.weight"]])

@@ -113,7 +113,7 @@ def _of_module(
         return {"embedding_dim": weight[1]}
     if module.kind == "PReLU" and weight is not None:
         return {"num_parameters": weight[0]}
-    if module.kind == "LayerNorm":
+    if module.kind in ("LayerNorm", "RMSNorm"):
         shape = integers(module.args, "normalized_shape")
         sizes = weight or tuple(
             arguments.get((f"{path}:normalized_shape.{dim}", 0), Affine(length))

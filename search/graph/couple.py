@@ -18,6 +18,8 @@ from search.graph.rules_tensor import TENSOR_RULES
 
 OPERATOR_RULES: Mapping[str, Rule] = {**TENSOR_RULES, **PRODUCT_RULES}
 
+_MAKERS = ("Conv", "Linear", "Embedding")
+
 ROUNDS = 32
 """Passes that settle split dimensions before what is still open is left uncut."""
 
@@ -47,15 +49,19 @@ class Coupling:
 def _apply(context: Context, node: Node, values: Mapping[str, Labelled]) -> Labelled:
     shape = context.shape(node.name)
     if node.op == "input":
-        return Labelled(shape)
+        return Labelled(shape, given=True)
     if node.op == "tensor":
         return context.whole(node.target or "")
     inputs = [values[name] for name in node.inputs]
     if node.op == "module":
-        result = MODULE_RULES[context.graph.kind_of(node)](context, node, inputs)
-        return replace(result, shape=shape, constant=False)
+        kind = context.graph.kind_of(node)
+        result = MODULE_RULES[kind](context, node, inputs)
+        given = inputs[0].given and not kind.startswith(_MAKERS)
+        return replace(result, shape=shape, constant=False, given=given)
     result = OPERATOR_RULES[node.op](context, node, inputs)
-    return replace(result, shape=shape, constant=all(value.constant for value in inputs))
+    given = node.op != "linear" and any(value.given for value in inputs)
+    constant = all(value.constant for value in inputs)
+    return replace(result, shape=shape, constant=constant, given=given)
 
 
 def _hold_shared(context: Context) -> None:

@@ -32,11 +32,13 @@ class Labelled:
         shape: sizes for one example.
         blocks: its labels.
         constant: whether it is made from stored tensors alone.
+        given: whether it is the network's input, or tied to it; for explanations only.
     """
 
     shape: tuple[int, ...]
     blocks: tuple[Block, ...] = ()
     constant: bool = False
+    given: bool = False
 
     def block_at(self, dim: int) -> Block | None:
         """The block that covers a dimension."""
@@ -256,6 +258,8 @@ def join(atoms: Atoms, left: Labelled, right: Labelled, where: str) -> Labelled:
     shape = tuple(max(pair) for pair in zip(left.shape, right.shape, strict=True))
     constant = left.constant and right.constant
     reason = f"{where} combines them with values that are never cut"
+    if left.given or right.given:
+        reason = f"{where} combines them with values that are tied to the network's input"
     result: list[Block] = []
     sides = [(block, 0) for block in left.blocks] + [(block, 1) for block in right.blocks]
     for cluster in _clusters(sides):
@@ -271,4 +275,4 @@ def join(atoms: Atoms, left: Labelled, right: Labelled, where: str) -> Labelled:
         else:
             for block, _ in cluster:
                 atoms.fix(block.atoms, f"{where} combines them along two dimensions at once")
-    return Labelled(shape, tuple(result), constant)
+    return Labelled(shape, tuple(result), constant, left.given or right.given)

@@ -44,14 +44,22 @@ def convolution(context: Context, node: Node, inputs: Sequence[Labelled]) -> Lab
         context.meet(wanted, source, f"{path} reads them from values that are never cut")
         context.consumes(wanted)
     else:
-        outputs = _grouped(context, path, module, source, transposed=transposed)
+        outputs = _grouped(
+            context, path, module, source, transposed=transposed, given=inputs[0].given
+        )
     context.produces(None if groups > 1 and transposed else outputs)
     _tie_bias(context, path, module, outputs)
     return relabelled(value, 1, outputs)
 
 
 def _grouped(
-    context: Context, path: str, module: Module, source: IntArray | None, *, transposed: bool
+    context: Context,
+    path: str,
+    module: Module,
+    source: IntArray | None,
+    *,
+    transposed: bool,
+    given: bool,
 ) -> IntArray | None:
     """Atoms of a grouped convolution's output channels."""
     atoms, weight = context.atoms, f"{path}.weight"
@@ -60,6 +68,8 @@ def _grouped(
     )
     inner, outer = c_in // groups, c_out // groups
     reason = f"{path} reads them from values that are never cut"
+    if given:
+        reason = f"{path} reads them from values that are tied to the network's input"
     stored = context.of(weight, 0)  # inputs if transposed, else outputs
     narrow = context.of(weight, 1)  # of one group: outputs if transposed, else inputs
     whole = inner == 1 or groups >= max(inner, outer)
@@ -173,7 +183,7 @@ def group_norm(context: Context, node: Node, inputs: Sequence[Labelled]) -> Labe
 def layer_norm(context: Context, node: Node, inputs: Sequence[Labelled]) -> Labelled:
     module, path = _called(context, node)
     value, shape = inputs[0], integers(module.args, "normalized_shape")
-    tensors = MODULES["LayerNorm"].tensors(module.args)
+    tensors = MODULES[module.kind].tensors(module.args)
     affine = [context.whole(f"{path}.{name}") for name in tensors]
     if not tensors:
         blocks = [
@@ -196,13 +206,15 @@ def prelu(context: Context, node: Node, inputs: Sequence[Labelled]) -> Labelled:
 
 
 MODULE_RULES: Mapping[str, Rule] = {
-    **dict.fromkeys(("Conv1d", "Conv2d", "ConvTranspose1d", "ConvTranspose2d"), convolution),
-    **dict.fromkeys(("BatchNorm1d", "BatchNorm2d"), batch_norm),
-    "InstanceNorm2d": instance_norm,
+    **dict.fromkeys(
+        ("Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d"), convolution
+    ),
+    **dict.fromkeys(("BatchNorm1d", "BatchNorm2d", "BatchNorm3d"), batch_norm),
+    **dict.fromkeys(("InstanceNorm1d", "InstanceNorm2d"), instance_norm),
     "GroupNorm": group_norm,
-    "LayerNorm": layer_norm,
+    **dict.fromkeys(("LayerNorm", "RMSNorm"), layer_norm),
     "Linear": linear,
     "Embedding": embedding,
-    "Dropout": same,
+    **dict.fromkeys(("Dropout", "AlphaDropout", "Dropout1d", "Dropout2d"), same),
     "PReLU": prelu,
 }

@@ -53,10 +53,27 @@ def spatial(context: Context, node: Node, inputs: Sequence[Labelled]) -> Labelle
     return pin(context.atoms, value, range(2, len(value.shape)), reason)
 
 
+def _sees_only_what_is_left(node: Node) -> bool:
+    """Whether a reduction may lose some of what it reduces over.
+
+    Zeros add nothing to a sum or a norm, so that these do not change. Mean and variance become
+    those of what is left, as inside of a layer normalisation, which is often spelled out so; an
+    unbiased variance of a single one would be undefined.
+    """
+    if node.op in ("var", "std"):
+        return node.attrs["correction"] == 0
+    order = node.attrs.get("order", 1.0)
+    return node.op in ("sum", "mean", "norm") and isinstance(order, float) and order > 0
+
+
 def reduce(context: Context, node: Node, inputs: Sequence[Labelled]) -> Labelled:
     value = inputs[0]
-    gone = [axis(dim, len(value.shape)) for dim in integers(node.attrs, "dims")]
-    value = pin(context.atoms, value, gone, f"{node.name} reduces over them")
+    gone = {axis(dim, len(value.shape)) for dim in integers(node.attrs, "dims")}
+    whole: tuple[Block, ...] = ()
+    if _sees_only_what_is_left(node):
+        whole = value.only(gone)
+        value = replace(value, blocks=tuple(b for b in value.blocks if b not in whole))
+    value = pin(context.atoms, value, sorted(gone), f"{node.name} reduces over them")
     return value if node.attrs["keepdim"] else without_dims(value, gone)
 
 
@@ -86,6 +103,19 @@ def permute_rule(_context: Context, node: Node, inputs: Sequence[Labelled]) -> L
 
 def expand(context: Context, node: Node, inputs: Sequence[Labelled]) -> Labelled:
     return lifted(inputs[0], len(context.shape(node.name)))
+
+
+def flip(_context: Context, node: Node, inputs: Sequence[Labelled]) -> Labelled:
+    """The other way round, and so the labels."""
+    value = inputs[0]
+    turned = {axis(dim, len(value.shape)) for dim in integers(node.attrs, "dims")}
+    blocks = tuple(
+        Block(b.dims, np.flip(b.atoms, tuple(i for i, d in enumerate(b.dims) if d in turned)))
+        if turned.intersection(b.dims)
+        else b
+        for b in value.blocks
+    )
+    return replace(value, blocks=blocks)
 
 
 def roll(context: Context, node: Node, inputs: Sequence[Labelled]) -> Labelled:
@@ -124,7 +154,10 @@ def cat(context: Context, node: Node, inputs: Sequence[Labelled]) -> Labelled:
     dim = axis(integer(node.attrs, "dim"), len(inputs[0].shape))
     tied, *parts = _others(context, inputs, dim, node.name)
     dims = sorted({d for part in parts for b in part.blocks for d in b.dims} | {dim})
-    reason = f"{node.name} concatenates them with channels that are never cut"
+    fixed = "never cut"
+    if any(part.given and not part.blocks for part in parts):
+        fixed = "tied to the network's input"
+    reason = f"{node.name} concatenates them with channels that are {fixed}"
     if not any(part.blocks for part in parts):
         return tied
     arrays = []
@@ -254,18 +287,26 @@ def pixel_unshuffle(context: Context, node: Node, inputs: Sequence[Labelled]) ->
 
 _UNARY = (
     "relu relu6 silu mish sigmoid tanh hardswish hardsigmoid exp log sqrt rsqrt abs neg erf "
-    "reciprocal square contiguous hardtanh clamp leaky_relu elu gelu softplus dropout"
+    "reciprocal square contiguous hardtanh clamp leaky_relu elu gelu softplus dropout "
+    "feature_dropout selu celu logsigmoid sin cos log1p expm1 hardshrink softshrink threshold"
 )
 
 TENSOR_RULES: Mapping[str, Rule] = {
     **dict.fromkeys(_UNARY.split(), same),
     **dict.fromkeys(["add", "sub", "mul", "div", "pow", "maximum", "minimum"], elementwise),
+    "masked_fill": elementwise,
     **dict.fromkeys(("softmax", "log_softmax"), along_dim),
     **dict.fromkeys(
-        ["max_pool1d", "max_pool2d", "avg_pool1d", "avg_pool2d", "interpolate"], spatial
+        [
+            f"{kind}_pool{rank}d"
+            for kind in ("max", "avg", "adaptive_avg", "adaptive_max")
+            for rank in (1, 2, 3)
+            if (kind, rank) != ("adaptive_max", 3)
+        ],
+        spatial,
     ),
-    **{f"adaptive_{kind}_pool{n}d": spatial for kind in ("avg", "max") for n in (1, 2)},
-    **dict.fromkeys(["mean", "sum", "amax", "amin", "var"], reduce),
+    "interpolate": spatial,
+    **dict.fromkeys(["mean", "sum", "amax", "amin", "var", "std", "norm"], reduce),
     "reshape": reshape_rule,
     "permute": permute_rule,
     "expand": expand,
@@ -274,6 +315,7 @@ TENSOR_RULES: Mapping[str, Rule] = {
     "select": select,
     "pad": pad,
     "roll": roll,
+    "flip": flip,
     "pixel_shuffle": pixel_shuffle,
     "pixel_unshuffle": pixel_unshuffle,
 }

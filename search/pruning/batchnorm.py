@@ -11,7 +11,9 @@ from search.space import ChannelGroup, Member
 
 def _is_scale(network: nn.Module, member: Member) -> bool:
     path, _, local = member.tensor.rpartition(".")
-    batch_norm = isinstance(network.get_submodule(path), nn.BatchNorm1d | nn.BatchNorm2d)
+    batch_norm = isinstance(
+        network.get_submodule(path), (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+    )
     return batch_norm and local == "weight"
 
 

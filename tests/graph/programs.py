@@ -126,6 +126,10 @@ class Program:
             )
         tail = s.shape(x)[-self.random.choice([1, 1, 2]) :]
         if kind == "layer":
+            if self.random.random() < 0.3:
+                return s.module(
+                    "RMSNorm", x, normalized_shape=tail, eps=None, elementwise_affine=affine
+                )
             return s.module(
                 "LayerNorm",
                 x,
@@ -322,8 +326,15 @@ class Program:
         if dim is None or len(self.sketch.dims(x)) < 3:
             return None
         keep = self.random.random() < 0.5
-        kind = self.random.choice(["mean", "amax", "sum"])
-        return self.sketch.op(kind, x, dims=(dim,), keepdim=keep)
+        kinds = ["amax", "sum", "norm", "std"] + ["mean", "var"] * self.spanning
+        kind = self.random.choice(kinds)
+        more: dict[str, float] = {"norm": {"order": 2.0}, "std": {"correction": 1.0}}.get(kind, {})
+        more |= {"correction": 0.0} if kind == "var" else {}
+        return self.sketch.op(kind, x, dims=(dim,), keepdim=keep, **more)
+
+    def do_flip(self, x: str) -> str | None:
+        dim = self._plain_dim(x, 2)
+        return None if dim is None else self.sketch.op("flip", x, dims=(dim,))
 
     def do_roll(self, x: str) -> str | None:
         dim = self._plain_dim(x, 2)
