@@ -35,6 +35,7 @@ def specification(options: argparse.Namespace) -> dict[str, Any]:
             "calibration": options.calibration,
             "holdout": options.holdout,
             "metric": "cross_entropy",
+            "batch_size": options.batch_size,
         },
         "finetune": {"epochs": options.epochs, "learning_rate": 0.02, "augment": "crop_flip"},
         "seed": options.seed,
@@ -88,6 +89,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=10_000)
     parser.add_argument("--calibration", type=int, default=256)
     parser.add_argument("--holdout", type=int, default=300)
+    parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--first-step", type=float, default=0.03)
     parser.add_argument("--tuning-steps", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=2)
