@@ -15,7 +15,7 @@ from api import problems
 from api.analysis import Analyses
 from api.dependencies import Service
 from api.ringing import LateBell
-from api.routes import artifacts, datasets, events, health, jobs, networks
+from api.routes import artifacts, datasets, events, health, jobs, networks, trials
 from models.blobs import BlobStore
 from models.database import Database
 from models.settings import Settings
@@ -95,7 +95,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         separate_input_output_schemas=False,
     )
     problems.install(app)
-    for routes in (networks, datasets, jobs, events, artifacts, health):
+    for routes in (networks, datasets, jobs, trials, events, artifacts, health):
         app.include_router(routes.router)
 
     @app.get("/", include_in_schema=False)

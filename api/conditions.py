@@ -1,8 +1,10 @@
-"""Entity tags and byte ranges (RFC 9110, sections 8.8, 13 and 14)."""
+"""Headers of files: entity tags and byte ranges (RFC 9110, sections 8.8, 13 and 14), digests."""
 
 from __future__ import annotations
 
+import base64
 import re
+from urllib.parse import quote
 
 _TAG = re.compile(r'(?:W/)?("[^"]*")')
 _RANGE = re.compile(r"^bytes=(\d*)-(\d*)$")
@@ -15,6 +17,23 @@ def etag(value: str | int) -> str:
 def matches(header: str, tag: str) -> bool:
     """Whether an `If-None-Match` or `If-Match` header names that tag."""
     return header.strip() == "*" or tag in _TAG.findall(header)
+
+
+def file_headers(name: str, digest: str) -> dict[str, str]:
+    """Of a whole file to be saved; RFC 9530 for `Repr-Digest`, RFC 6266 for the name.
+
+    Args:
+        digest: SHA-256 of its bytes, in hex.
+    """
+    encoded = base64.b64encode(bytes.fromhex(digest)).decode()
+    plain = "".join(c if c.isascii() and c.isprintable() and c not in '"\\' else "_" for c in name)
+    return {
+        "ETag": etag(digest),
+        "Repr-Digest": f"sha-256=:{encoded}:",
+        "Content-Disposition": f"attachment; filename=\"{plain}\"; filename*=UTF-8''"
+        + quote(name, safe=""),
+        "X-Content-Type-Options": "nosniff",
+    }
 
 
 class NotSatisfiable(Exception):

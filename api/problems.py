@@ -15,12 +15,12 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from espalier.format.errors import EspalierError
+from models.database import AWAY
 from models.errors import (
     BlobCorrupt,
     BlobError,
@@ -290,12 +290,17 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(EspalierError, _refused)
-    app.add_exception_handler(OperationalError, _unavailable)
-    app.add_exception_handler(PoolTimeout, _unavailable)
+    for kind in (*AWAY, PoolTimeout):
+        app.add_exception_handler(kind, _unavailable)
     app.add_exception_handler(Exception, _unexpected)
 
 
 Answers = dict[int | str, dict[str, Any]]
+BYTES: dict[str, Any] = {
+    "description": "The file",
+    "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+}
+"""For OpenAPI: an answer that is a file."""
 
 
 def responses(*statuses: int, also: Mapping[int, dict[str, Any]] | None = None) -> Answers:

@@ -112,6 +112,7 @@ def trial_view(row: Trial) -> TrialView:
         metrics=row.metrics or {},
         cost=row.cost or {},
         tags=row.tags,
+        kept=row.weights is not None and row.score is not None,
     )
 
 

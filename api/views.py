@@ -84,6 +84,7 @@ class TrialView(View):
     metrics: dict[str, float]
     cost: dict[str, int]
     tags: dict[str, Any] = Field(description="the strategy's facts about it")
+    kept: bool = Field(description="whether its tuned weights are kept: its network can be fetched")
 
 
 class JobError(View):

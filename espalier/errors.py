@@ -52,9 +52,16 @@ class ApiError(EspalierError):
         try:
             problem = response.json()
             return cls(status, problem["code"], problem["detail"], problem, retry_after_s)
-        except (ValueError, KeyError, TypeError):  # not ours: a proxy's page, another service
-            detail = f"{response.request.url} answered {status} {response.reason_phrase}"
-            return cls(status, f"http.{status}", detail, {}, retry_after_s)
+        except (ValueError, KeyError, TypeError):
+            return cls.foreign(response, retry_after_s)
+
+    @classmethod
+    def foreign(cls, response: httpx.Response, retry_after_s: float = 0.0) -> ApiError:
+        """From an answer that is not ours: a proxy's page, another service."""
+        status, url = response.status_code, response.request.url
+        detail = f"{url} answered {status} {response.reason_phrase}, and not as Espalier does: "
+        detail += "is ESPALIER_URL or --url the service's address?"
+        return cls(status, f"http.{status}", detail, {}, retry_after_s)
 
 
 class NotReady(EspalierError):

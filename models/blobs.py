@@ -33,10 +33,14 @@ class Stored:
     size_bytes: int
 
 
-def digest_of(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
+def check_file(digest: str, path: Path) -> None:
+    """See that a file has the bytes of a blob.
+
+    Raises:
+        BlobCorrupt: it has others.
+    """
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        _check(digest, hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def key_of(digest: str) -> str:

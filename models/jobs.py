@@ -178,6 +178,25 @@ def trials_of(
     return session.scalars(query.order_by(Trial.number).limit(limit)).all()
 
 
+def get_trial(session: Session, job_id: str, number: int) -> Trial:
+    """Raises: NotFound."""
+    trial = session.get(Trial, (job_id, number))
+    if trial is None:
+        get_job(session, job_id)
+        raise NotFound(
+            f"job {job_id} has no trial {number}: GET /v1/jobs/{job_id}/trials lists them"
+        )
+    return trial
+
+
+def kept_trials(session: Session, job_id: str) -> list[int]:
+    """Numbers of the trials whose tuned weights are kept, ascending."""
+    query = select(Trial.number).where(
+        Trial.job_id == job_id, Trial.weights.is_not(None), Trial.score.is_not(None)
+    )
+    return list(session.scalars(query.order_by(Trial.number)))
+
+
 def artifacts_of(session: Session, job_id: str) -> Sequence[Artifact]:
     """The job's published files by name; none before it succeeded."""
     return session.scalars(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from sqlalchemy import delete, select, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
@@ -40,18 +42,33 @@ def release(session: Session, digest: str | None) -> None:
 
 
 def release_job(session: Session, job: Job) -> None:
-    """Let go of what only a job that goes on needs: trials' weights and the checkpoint."""
-    trials = session.scalars(
-        select(Trial)
-        .where(Trial.job_id == job.id, Trial.weights.is_not(None))
-        .order_by(Trial.weights)  # the same order in every transaction: none waits for another
-    ).all()
-    for digest in sorted(filter(None, [job.checkpoint, *(trial.weights for trial in trials)])):
-        release(session, digest)
-    for trial in trials:
-        trial.weights = None
+    """Let go of what only a job that goes on needs.
+
+    The weights of its family stay: of the best trial, and of those that others started from.
+    """
+    release_weights(session, job, set(), also=job.checkpoint)
     job.checkpoint = None
     session.flush()
+
+
+def release_weights(
+    session: Session, job: Job, needed: Collection[int], *, also: str | None = None
+) -> None:
+    """Let go of the weights of trials that are neither needed nor of the job's family.
+
+    Args:
+        needed: numbers of the trials that others may still start from.
+        also: another digest to release.
+    """
+    parents = select(Trial.parent).where(Trial.job_id == job.id).distinct()
+    kept = {job.best, *needed, *session.scalars(parents)}
+    held = select(Trial).where(Trial.job_id == job.id, Trial.weights.is_not(None))
+    dropped = [row for row in session.scalars(held) if row.number not in kept]
+    # The same order in every transaction: none waits for another.
+    for digest in sorted(filter(None, [also, *(row.weights for row in dropped)])):
+        release(session, digest)
+    for row in dropped:
+        row.weights = None
 
 
 def collect(database: Database, store: BlobStore, *, grace_s: float) -> int:

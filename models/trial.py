@@ -17,7 +17,8 @@ class Trial(Base):
         parent: number of the trial whose weights it starts from.
         score: higher is better; `None` if unfinished, or failed for good.
         kept: indices of the kept channels per group.
-        weights: digest of its tuned weights, while they may be needed.
+        weights: digest of its tuned weights: of every trial that may be needed while the search
+            goes on, afterwards of the job's family.
         told: whether the strategy knows the outcome.
     """
 

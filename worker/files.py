@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from models.blobs import BlobStore, digest_of
+from models.blobs import BlobStore, check_file
 from models.errors import BlobCorrupt
 
 
@@ -58,12 +58,7 @@ class BlobFiles:
     def _check(self, digest: str, path: Path) -> None:
         if digest in self._checked:
             return
-        actual = digest_of(path)
-        if actual != digest:
-            raise BlobCorrupt(
-                f"blob {digest} is damaged: its bytes have SHA-256 {actual}. Restore it from a "
-                "backup, or upload the file again"
-            )
+        check_file(digest, path)
         self._checked.add(digest)
 
     def _evict(self, fresh: Path) -> None:

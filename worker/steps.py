@@ -24,7 +24,7 @@ from models.events import append
 from models.job import Job, State
 from models.jobs import get_job
 from models.queue import OPEN, enqueue
-from models.references import release, release_job, retain
+from models.references import release, release_job, release_weights, retain
 from models.settings import Settings
 from models.states import move
 from models.trial import Trial
@@ -97,7 +97,12 @@ def fail(session: Session, claim: Claim, code: str, message: str) -> None:
 
 
 def report(session: Session, job: Job, stage: str, fraction: float, facts: Values) -> None:
-    """Show how far a job is, as an event and on its row."""
+    """Show how far a job is, as an event and on its row.
+
+    What is done again after a fault counts once: within a stage the fraction never falls.
+    """
+    if stage == job.stage:
+        fraction = max(fraction, job.fraction)
     job.stage, job.fraction = stage, fraction
     append(session, job, "progress", {"stage": stage, "fraction": fraction, "facts": finite(facts)})
 
@@ -145,7 +150,8 @@ def _advance(
         best = _trial(session, job, job.best)
         facts = {"number": best.number, "score": best.score, "cost": best.cost}
         append(session, job, "best", facts | {"metrics": best.metrics})
-    _release_weights(session, job, set(result["needed"]))
+    untold = select(Trial.number).where(Trial.job_id == job.id, ~Trial.told)
+    release_weights(session, job, {*result["needed"], *session.scalars(untold)})
     if _untold(session, job):
         enqueue(session, job.id, Kind.ADVANCE)
     elif _waiting(session, job):
@@ -167,7 +173,8 @@ def _advance(
             job,
             State.FAILED,
             code="search.stalled",
-            error=f"strategy {job.strategy} is not done, yet neither proposes nor waits",
+            error=f"strategy {job.strategy} is not done, yet neither proposes nor waits: choose "
+            "another strategy, and report this",
         )
 
 
@@ -281,14 +288,3 @@ def _waiting(session: Session, job: Job) -> int:
 
 def _untold(session: Session, job: Job) -> int:
     return _count(session, job, Trial.finished_at.is_not(None), ~Trial.told)
-
-
-def _release_weights(session: Session, job: Job, needed: set[int]) -> None:
-    """Let go of the weights of trials that nothing will start from."""
-    parents = select(Trial.parent).where(Trial.job_id == job.id, Trial.finished_at.is_(None))
-    kept = {job.best, *needed, *session.scalars(parents)}
-    held = select(Trial).where(Trial.job_id == job.id, Trial.weights.is_not(None), Trial.told)
-    for row in session.scalars(held.order_by(Trial.weights)).all():
-        if row.number not in kept:
-            release(session, row.weights)
-            row.weights = None

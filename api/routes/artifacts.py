@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import base64
 import itertools
 from collections.abc import Iterator
-from typing import Annotated, Any
-from urllib.parse import quote
+from typing import Annotated
 
 from fastapi import APIRouter, Header, Response
 from fastapi.responses import StreamingResponse
 
-from api.conditions import NotSatisfiable, byte_range, etag, matches
+from api.conditions import NotSatisfiable, byte_range, file_headers, matches
 from api.dependencies import Service, Services
-from api.problems import Problem, responses
+from api.problems import BYTES, Problem, responses
 from api.schemas import ArtifactList, artifact_view
 from models.artifact import Artifact
 from models.jobs import artifacts_of, get_artifact, get_job
 
 router = APIRouter(prefix="/v1/jobs", tags=["results"])
 
-_BYTES: dict[str, Any] = {
-    "description": "The file",
-    "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
-}
 _DOWNLOAD = responses(
     404,
     416,
     also={
-        200: _BYTES,
-        206: {**_BYTES, "description": "The part that Range asked for"},
+        200: BYTES,
+        206: {**BYTES, "description": "The part that Range asked for"},
         304: {"description": "Not changed since the given ETag"},
     },
 )
@@ -47,19 +41,9 @@ def list_all(job: str, service: Services) -> ArtifactList:
 
 
 def _headers(row: Artifact) -> dict[str, str]:
-    """Of the whole file; RFC 9530 for `Repr-Digest`, RFC 6266 for the name."""
-    digest = base64.b64encode(bytes.fromhex(row.digest)).decode()
-    plain = "".join(
-        c if c.isascii() and c.isprintable() and c not in '"\\' else "_" for c in row.name
-    )
-    return {
-        "ETag": etag(row.digest),
-        "Repr-Digest": f"sha-256=:{digest}:",
+    return file_headers(row.name, row.digest) | {
         "Accept-Ranges": "bytes",
         "Cache-Control": "private, max-age=31536000, immutable",
-        "Content-Disposition": f"attachment; filename=\"{plain}\"; filename*=UTF-8''"
-        + quote(row.name, safe=""),
-        "X-Content-Type-Options": "nosniff",
     }
 
 
@@ -124,7 +108,7 @@ def download(
 @router.head(
     "/{job}/artifacts/{name}",
     operation_id="headArtifact",
-    responses=responses(404, also={200: _BYTES}),
+    responses=responses(404, also={200: BYTES}),
 )
 def head(job: str, name: str, service: Services) -> Response:
     """Size, type and digest of a result file."""

@@ -13,7 +13,7 @@ from api.analysis import Analysis, check_job, readable
 from api.conditions import etag, matches
 from api.dependencies import Cursor, Limit, Service, Services
 from api.problems import FieldProblem, Problem, refused, responses
-from api.schemas import JobPage, TrialPage, example_spec, job_view, trial_view
+from api.schemas import JobPage, example_spec, job_view
 from api.views import JobView, ValidationView
 from api.watching import changed
 from espalier.format.package import read_package
@@ -26,7 +26,6 @@ from models.jobs import (
     request_cancel,
     request_pause,
     resume,
-    trials_of,
 )
 from models.overview import best_trials, measured_trials
 from models.uploads import get_dataset, get_network
@@ -201,21 +200,6 @@ async def get(
         return Response(status_code=304, headers=headers)
     response.headers.update(headers)
     return shown
-
-
-@router.get("/{job}/trials", operation_id="listTrials", responses=responses(404, 422))
-def trials(
-    job: str,
-    service: Services,
-    limit: Limit = 100,
-    cursor: Annotated[int, Query(ge=-1, lt=2**31)] = -1,
-) -> TrialPage:
-    """The plans that were tried, in the order of their numbers."""
-    with service.database.transaction(write=False) as session:
-        get_job(session, job)
-        rows = trials_of(session, job, limit=limit + 1, after=cursor)
-        more = str(rows[limit - 1].number) if len(rows) > limit else None
-        return TrialPage(items=[trial_view(row) for row in rows[:limit]], next_cursor=more)
 
 
 _STEERED = responses(404, 409)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from espalier.cli import control, packing, results, serving, submitting, watching
+from espalier.cli import control, packing, results, serving, submitting, trials, watching
 
 app = typer.Typer(
     name="espalier",
@@ -19,6 +19,7 @@ serving.register(app)
 submitting.register(app)
 watching.register(app)
 results.register(app)
+trials.register(app)
 control.register(app)
 
 __all__ = ["app"]

@@ -119,16 +119,23 @@ def register(app: typer.Typer) -> None:
         output: Annotated[
             Path | None, typer.Option("--output", "-o", help="Folder; JOB if left out.")
         ] = None,
+        trial: Annotated[
+            int | None,
+            typer.Option(min=0, help="The network of this trial instead; see `espalier trials`."),
+        ] = None,
         url: Url = URL,
     ) -> None:
         """Fetch a job's results, checked against their digests; continues where it stopped."""
         folder = output or Path(job)
         with connected(url) as client, transfer("downloading") as bar:
             task = bar.add_task("", total=None)
-            paths = client.download(
-                job,
-                folder,
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
-            )
+
+            def progress(done: int, total: int) -> None:
+                bar.update(task, completed=done, total=total)
+
+            if trial is None:
+                paths = client.download(job, folder, progress=progress)
+            else:
+                paths = [client.download_trial(job, trial, folder, progress=progress)]
         for path in paths:
             out.print(f"{size(path.stat().st_size):>10}  {escape(str(path))}")

@@ -186,6 +186,40 @@ def test_download(run: Run, running: Running, files: Files, tmp_path: Path) -> N
     assert "2.0 KiB" in result.stdout
 
 
+def test_trials_show_shares_of_the_cost(run: Run, running: Running, files: Files) -> None:
+    job = submitted(run, files)
+    with running.service.database.transaction() as session:
+        for number, score in enumerate((0.75, None)):
+            session.add(
+                Trial(
+                    job_id=job,
+                    number=number,
+                    plan=[4, 8],
+                    parent=None if number == 0 else 0,
+                    tuning_steps=0,
+                    tags={"iteration": 1, "group": number},
+                    score=score,
+                    cost={"macs": 39192, "params": 1},
+                    finished_at=0.0,
+                )
+            )
+    result = run("trials", job)
+    assert result.exit_code == 0, result.output
+    head, first, second = [
+        line
+        for line in map(str.split, result.stdout.splitlines())
+        if line and line[0] in ("trial", "0", "1")
+    ]
+    assert head == ["trial", "from", "MACs", "parameters", "top1", "score", "kept", "tags"]
+    assert first[:3] == ["0", "50.0", "%"]
+    assert "0.7500" in first
+    assert second[:2] == ["1", "0"]
+    assert second[-5:] == ["failed", "group", "1,", "iteration", "1"]
+    refused(run("download", job, "--trial", "0"), 1, "without tuning", "kept: none")
+    assert json.loads(run("trials", job, "--json").stdout)[1]["parent"] == 0
+    assert "no trial is kept" in run("trials", job, "--kept").stderr
+
+
 @pytest.mark.parametrize("command", ["watch", "show", "download", "cancel", "pause", "resume"])
 def test_a_job_that_is_not_there(run: Run, command: str) -> None:
     refused(run(command, "job_x"), 1, "there is no job 'job_x'")

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from espalier import client as client_module
+from espalier import connection
 from espalier.client import ApiError, Client, DownloadCorrupt, NotReady, Unreachable
 from tests.api.fixtures import Files, Running, fail, note, publish
 
@@ -32,7 +32,7 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
         def sleep(_: float) -> None:
             time.sleep(0.01)
 
-    monkeypatch.setattr(client_module, "time", Clock)
+    monkeypatch.setattr(connection, "time", Clock)
 
 
 @pytest.fixture

@@ -64,13 +64,14 @@ def test_no_more_trials_are_open_than_allowed(service: Service) -> None:
 
 
 def test_weights_that_nothing_needs_are_let_go(service: Service) -> None:
+    """All but the winner's: no trial started from another."""
     service.submit(trials=6, slices=2)
     service.slot().serve()
     with service.database.transaction(write=False) as session:
         uses = {blob.digest: blob.uses for blob in session.scalars(select(Blob))}
     kept = {digest for digest, count in uses.items() if count}
     contents = {b"".join(service.store.read(digest)) for digest in kept}
-    assert contents == {b"uploaded", b"report of 0 over 6 trials"}
+    assert contents == {b"uploaded", b"report of 0 over 6 trials", b"weights of 0, 5"}
     assert len(uses) == 2 + 6 + 2  # six trials' weights and two checkpoints, now unused
 
 

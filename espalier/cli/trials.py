@@ -1,0 +1,74 @@
+"""`espalier trials`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from espalier.cli.console import COSTS, URL, Url, connected, err, out
+
+_SHOWN = ("macs", "params")
+
+
+def _tags(trial: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in sorted(trial["tags"].items()))
+
+
+def _score(trial: dict[str, Any]) -> str:
+    return trial["state"] if trial["score"] is None else f"{trial['score']:.4f}"
+
+
+def _show(view: dict[str, Any], full: dict[str, int], found: list[dict[str, Any]]) -> None:
+    """One line a trial; costs as shares of the original's."""
+    limited = [name for name, limit in view["spec"]["budget"].items() if limit is not None]
+    names = [name for name in COSTS if name in _SHOWN or name in limited]
+    table = Table(box=box.SIMPLE_HEAD)
+    for title in ("trial", "from", *(COSTS[name] for name in names)):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column(view["spec"]["evaluation"]["metric"] + " score", justify="right", no_wrap=True)
+    table.add_column("kept", no_wrap=True)
+    table.add_column("tags")
+    best = (view["best"] or {}).get("number")
+    for trial in found:
+        cost = trial["cost"]
+        shares = (f"{100 * cost[n] / full[n]:.1f} %" if n in cost else "" for n in names)
+        table.add_row(
+            str(trial["number"]),
+            "" if trial["parent"] is None else str(trial["parent"]),
+            *shares,
+            _score(trial),
+            "yes" if trial["kept"] else "",
+            escape(_tags(trial)),
+            style="bold" if trial["number"] == best else None,
+        )
+    out.print(table)
+
+
+def register(app: typer.Typer) -> None:
+    @app.command()
+    def trials(
+        job: Annotated[str, typer.Argument(help="The job's id.")],
+        kept: Annotated[
+            bool, typer.Option("--kept", help="Only those whose networks can be fetched.")
+        ] = False,
+        as_json: Annotated[bool, typer.Option("--json", help="As the service says it.")] = False,
+        url: Url = URL,
+    ) -> None:
+        """List a job's trials: where each began, its costs beside the original's, its score.
+
+        The network of a trial that is kept comes with: espalier download JOB --trial NUMBER
+        """
+        with connected(url) as client:
+            view = client.job(job)
+            found = [trial for trial in client.trials(job) if trial["kept"] or not kept]
+            full = client.network(view["spec"]["network"])["description"]["cost"]
+        if as_json:
+            out.print_json(data=found)
+        elif found:
+            _show(view, full, found)
+        else:
+            err.print(f"no {'trial is kept' if kept else 'trials'} yet")
