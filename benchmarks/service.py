@@ -55,6 +55,8 @@ def running(
             stderr=stream,
             env={**os.environ, "OMP_WAIT_POLICY": "passive", **(settings or {})},
         )
+    # A benchmark that is told to stop must not leave its service behind.
+    former = signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
         deadline = time.monotonic() + STARTUP_S
         while not address.exists():
@@ -63,6 +65,7 @@ def running(
             time.sleep(0.05)
         yield Service(address.read_text().strip(), process)
     finally:
+        signal.signal(signal.SIGTERM, former)
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
             try:
