@@ -74,8 +74,11 @@ def _axes(figure: Figure) -> Any:
     return axes
 
 
-def landscape(shown: Landscape, cost: str, limit: int | None) -> str:
-    """The metric against one cost, with the budget as a line, as an SVG element."""
+def landscape(shown: Landscape, cost: str, limit: int) -> str:
+    """The metric against one cost, with the budget as a line, as an SVG element.
+
+    A limit far above the original's cost is not drawn: the plot would be all budget.
+    """
     scale = 100.0 if is_fraction(shown.metric) else 1.0
     factor, unit = cost_unit(cost, shown.original.cost[cost])
 
@@ -86,7 +89,7 @@ def landscape(shown: Landscape, cost: str, limit: int | None) -> str:
         figure = Figure(figsize=(8.6, 4.6), layout="constrained", facecolor="none")
         axes = _axes(figure)
         axes.set_facecolor("none")
-        if limit is not None:
+        if limit <= 1.5 * shown.original.cost[cost]:
             x = limit / factor
             axes.axvline(x, color=LIMIT, linewidth=1.4, linestyle=(0, (5, 3)), label="Budget")
             axes.axvspan(0, x, color=LIMIT, alpha=0.035, linewidth=0)

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from search.export import words
-from search.export.page import Markup, document, join, table, tag
+from search.export.loading import how_to_load
+from search.export.page import Markup, document, table, tag
 from search.export.plot import Landscape, Point, landscape, progress
 from search.export.result import Result
 
@@ -32,7 +33,7 @@ def report(result: Result, metrics: Metrics) -> str:
         _finetuning(result, metrics),
         _asked(result),
         _exclusions(result),
-        _loading(result, metrics),
+        how_to_load(result, metrics),
         tag("footer", "Made by Espalier. Everything on this page is also in metrics.json, "
             "plan.json and trials.json."),
     )  # fmt: skip
@@ -100,7 +101,7 @@ def _before_and_after(metrics: Metrics) -> Markup:
     test, cost, latency = metrics["test"], metrics["cost"], metrics["latency_s"]
     rows: list[tuple[str, ...]] = []
     for name in words.METRICS:
-        if name not in test["after"]:
+        if not test["before"].keys() & test["after"].keys() & {name}:
             continue
         before, after = test["before"][name], test["after"][name]
         if words.is_fraction(name):
@@ -157,16 +158,13 @@ def _landscape(result: Result, metrics: Metrics) -> Landscape:
         if (point := _point(metric, trial.outcome.cost, trial.outcome.metrics)) is not None
     }
     path = [points[number] for number in _ancestors(result) if number in points]
-    control = None
-    if result.control is not None:
-        control = _point(metric, result.control.cost, result.control.metrics)
     return Landscape(
         metric=metric,
         original=Point(result.before, holdout["original"][metric]),
         trials=list(points.values()),
         path=path[::-1],
         final=_point(metric, result.after, holdout["final"]),
-        control=control,
+        control=_point(metric, result.control.cost, result.control.metrics),
     )
 
 
@@ -187,10 +185,7 @@ def _comparison(result: Result, metrics: Metrics) -> Markup:
     holdout = metrics["holdout"]
     found: list[tuple[str, Mapping[str, int], Mapping[str, float]]] = [
         ("Original", result.before, holdout["original"]),
-    ]
-    if result.control is not None:
-        found.append(("Uniform plan, not fine-tuned", result.control.cost, result.control.metrics))
-    found += [
+        ("Uniform plan, not fine-tuned", result.control.cost, result.control.metrics),
         ("Winner in the search", result.after, holdout["untuned"]),
         ("Winner, fine-tuned", result.after, holdout["final"]),
     ]
@@ -289,40 +284,4 @@ def _exclusions(result: Result) -> Markup:
         "section",
         tag("h2", "What stayed out of the search"),
         table(("Name", "Channels", "Why"), rows, class_="words"),
-    )
-
-
-def _loading(result: Result, metrics: Metrics) -> Markup:
-    shape = ", ".join(map(str, result.evaluator.fit.input_shape))
-    torch_code = (
-        "import espalier\n\n"
-        'network = espalier.load("network.espalier")  # a torch.nn.Module, in eval mode\n'
-        f"scores = network(inputs)                     # inputs: (batch, {shape})"
-    )
-    onnx_code = (
-        "import onnxruntime\n\n"
-        'session = onnxruntime.InferenceSession("network.onnx")\n'
-        'scores, = session.run(None, {"input": inputs})'
-    )
-    pre = result.evaluator.original.meta["manifest"].preprocessing
-    parts = [f"{list(pre.mean)} subtracted"] if pre.mean else []
-    parts += [f"divided by {list(pre.std)}"] if pre.std else []
-    steps = ", then ".join([f"raw values times {pre.scale:.6g}", *parts])
-    equal = metrics["equality"]
-    checks = join(
-        (
-            tag("span", "Verified. ", class_="good"),
-            "Both files were reloaded in a fresh process. Largest difference of an output from "
-            f"the network in memory: {equal['package']['max_difference']:.2g} (package), "
-            f"{equal['onnx']['max_difference']:.2g} (ONNX), where the largest output is "
-            f"{equal['package']['scale']:.3g}.",
-        )
-    )
-    return tag(
-        "section",
-        tag("h2", "How to load it"),
-        tag("p", f"Inputs are preprocessed as for the original: {steps}."),
-        tag("pre", torch_code),
-        tag("pre", onnx_code),
-        tag("p", checks),
     )

@@ -40,7 +40,7 @@ class Result:
         before: cost of the original.
         after: cost of the winner, by the cost model.
         trials: the whole history, in the order of the numbers.
-        control: `None` where no uniform plan admits the budget.
+        control: the uniform plan of the same budget.
         history: of the fine-tuning, one entry an epoch, the untuned start as epoch 0.
     """
 
@@ -52,7 +52,7 @@ class Result:
     before: Mapping[str, int]
     after: Mapping[str, int]
     trials: Sequence[Trial]
-    control: Control | None = None
+    control: Control
     history: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
 
     @property

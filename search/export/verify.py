@@ -30,7 +30,7 @@ from espalier.format.errors import EspalierError
 from search.cost import CostModel
 from search.evaluation.data import load_dataset
 from search.evaluation.evaluator import Evaluator
-from search.evaluation.metrics import outputs
+from search.evaluation.metrics import finite, outputs
 from search.export.latency import latencies
 from search.export.onnx import TOLERANCE, Equality, OnnxNetwork, equality
 from search.graph import space_of
@@ -78,9 +78,9 @@ def measure(
     before, after = latencies(evaluator.original, pruned, inputs[:1])
     return {
         "test": {
-            "before": evaluator.measure(evaluator.original, "test"),
-            "after": evaluator.measure(pruned, "test"),
-            "onnx": evaluator.measure(runtime, "test"),
+            "before": finite(evaluator.measure(evaluator.original, "test")),
+            "after": finite(evaluator.measure(pruned, "test")),
+            "onnx": finite(evaluator.measure(runtime, "test")),
         },
         "test_examples": len(evaluator.splits.test),
         "cost": {
@@ -136,14 +136,14 @@ def verify(
             pass_fds=(theirs,),
         )
     except subprocess.TimeoutExpired as error:
-        raise VerificationFailed(f"verification took longer than {timeout_s:.0f} s") from error
+        raise VerificationFailed(f"verification took longer than {timeout_s:g} s") from error
     finally:
         os.close(theirs)
         os.close(ours)
     try:
         answer: dict[str, Any] = json.loads(done.stdout.strip().rpartition("\n")[2])
     except ValueError as error:
-        last = done.stderr.strip().rpartition("\n")[2]
+        last = done.stderr.strip().rpartition("\n")[2] or "it was killed, or ran out of memory"
         raise VerificationFailed(
             f"the verifying process ended with status {done.returncode}: {last}"
         ) from error

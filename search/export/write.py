@@ -161,12 +161,11 @@ def _summary(result: Result, measured: Mapping[str, Any]) -> dict[str, Any]:
     for name, before in measured["cost"]["before"].items():
         summary[name] = {"before": before, "after": measured["cost"]["after"][name]}
     summary["latency_s"] = measured["latency_s"]
-    if result.control is not None:
-        summary["uniform"] = {
-            "plan": list(result.control.plan),
-            "cost": dict(result.control.cost),
-            "holdout": dict(result.control.metrics),
-        }
+    summary["uniform"] = {
+        "plan": list(result.control.plan),
+        "cost": dict(result.control.cost),
+        "holdout": dict(result.control.metrics),
+    }
     summary["trials"] = len(result.trials)
     summary["winner"] = result.winner
     summary["verified"] = measured["verified"]

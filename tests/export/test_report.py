@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from search.export.plot import Landscape, Point, landscape
 from search.export.report import report
 from search.export.words import change_text, cost_text, points_text, seconds_text
 from search.space import Exclusion
@@ -115,7 +116,7 @@ def test_names_from_strangers_are_escaped() -> None:
     assert page.text.count(EVIL) >= 7
 
 
-def test_a_report_without_labels_control_or_fine_tuning() -> None:
+def test_a_report_without_labels_finite_control_or_fine_tuning() -> None:
     found = metrics()
     for part in (*found["test"].values(), *found["holdout"].values()):
         for name in ("top1", "top5", "cross_entropy"):
@@ -125,12 +126,37 @@ def test_a_report_without_labels_control_or_fine_tuning() -> None:
     evaluator.spec = result.spec.model_copy(
         update={"evaluation": result.spec.evaluation.model_copy(update={"metric": "cross_entropy"})}
     )
-    bare = changed(evaluator=evaluator, control=None, history=())
+    control = dataclasses.replace(result.control, metrics={})
+    bare = changed(evaluator=evaluator, control=control, history=())
     page = Page(report(bare, found))
     assert "Test accuracy" not in page.text
     assert "Agreement with the original" in page.text
     assert "Lower is better" in page.text
     assert page.tags.count("svg") == 1
+
+
+def test_a_report_of_a_test_that_gave_no_numbers() -> None:
+    found = metrics()
+    del found["test"]["before"]["kl"], found["test"]["after"]["cross_entropy"]
+    page = Page(report(finished(), found))
+    assert "Test accuracy" in page.text
+    assert "Before and after" in page.text
+
+
+def test_a_budget_far_above_the_original_does_not_fill_the_plot() -> None:
+    """Else all points would sit at the left end of the axis."""
+    point = Point({"macs": 1000}, 0.9)
+    shown = Landscape("top1", point, [point], [point], point, point)
+    assert "<!-- Budget -->" in landscape(shown, "macs", 1000)
+    assert "<!-- Budget -->" not in landscape(shown, "macs", 10**15)
+
+
+def test_the_report_on_tokens_does_not_speak_of_preprocessing() -> None:
+    evaluator = copy.copy(finished().evaluator)
+    evaluator.fit = dataclasses.replace(evaluator.fit, dtype="int64")
+    page = Page(report(changed(evaluator=evaluator), metrics()))
+    assert "whole numbers (int64)" in page.text
+    assert "preprocessed" not in page.text
 
 
 @pytest.mark.parametrize(

@@ -165,6 +165,26 @@ def test_a_flipped_bit_is_refused_with_an_error_as_json(
     assert answer["error"].startswith("format.")
 
 
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("exec sleep 60", "took longer than 0.2 s"),
+        ("echo 'Traceback' >&2; echo 'KeyError: x' >&2; exit 1", "status 1: KeyError: x$"),
+        ("kill -9 $$", "status -9: it was killed, or ran out of memory"),
+    ],
+)
+def test_a_process_that_hangs_or_dies_fails_the_verification_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, words: str
+) -> None:
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n{script}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    here = dict.fromkeys(("package", "onnx", "original", "dataset", "spec", "reference"), tmp_path)
+    with pytest.raises(VerificationFailed, match=words):
+        verify(**here, timeout_s=0.2 if "sleep" in script else 60)
+
+
 def test_the_process_ends_with_its_parent(files: dict[str, Any]) -> None:
     theirs, ours = os.pipe()
     command = [sys.executable, "-m", "search.export.verify", f"--lifeline={theirs}"]
