@@ -38,7 +38,10 @@ Deviations from the paper:
    resource's own unit, and a loss cannot be the score.
 7. A failed trial is out of the competition, and of equal trials the first group's wins. If all
    trials of an iteration fail, the search ends without a winner.
-8. Trials are scored on a hold-out that neither tuning nor the test sees, as in the paper; the
+8. Which filters stay follows from the job's criterion, `l1` unless asked otherwise; in the paper
+   it is the L2 norm (`criterion: l2`). Batch-norm statistics are estimated anew before a trial is
+   scored, for which the paper has no step.
+9. Trials are scored on a hold-out that neither tuning nor the test sees, as in the paper; the
    reference code scores them on the training set.
 """
 

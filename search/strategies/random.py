@@ -11,16 +11,13 @@ common factor to meet the budget, and what rounding leaves goes to the groups in
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import numpy as np
 
 from search.space import Plan
 from search.spec import RandomSpec
-from search.strategies.base import Outcome, Problem, Proposal
+from search.strategies.base import Problem
 from search.strategies.fitting import fit, widen
-from search.strategies.ledger import Leader, Ledger
+from search.strategies.independent import Independent
 
 
 def random_plan(problem: Problem, number: int) -> Plan:
@@ -37,44 +34,8 @@ def random_plan(problem: Problem, number: int) -> Plan:
     return widen(problem.cost, problem.budget, problem.choices, plan, order)
 
 
-class RandomSearch:
-    """Independent trials: any number of them may run at once."""
+class RandomSearch(Independent):
+    """As many `random_plan`s as the specification asks for."""
 
     def __init__(self, config: RandomSpec, problem: Problem) -> None:
-        self._trials = config.trials
-        self._problem = problem
-        self._ledger = Ledger(config.name)
-        self._leader = Leader()
-
-    @property
-    def done(self) -> bool:
-        return self._ledger.next_number == self._trials and not self._ledger.outstanding
-
-    @property
-    def fraction(self) -> float:
-        return (self._ledger.next_number - len(self._ledger.outstanding)) / self._trials
-
-    @property
-    def best(self) -> int | None:
-        return self._leader.number
-
-    @property
-    def needed(self) -> frozenset[int]:
-        return frozenset()  # untuned: the plan is enough to make it again
-
-    def ask(self, n: int, /) -> Sequence[Proposal]:
-        count = min(max(n, 0), self._trials - self._ledger.next_number)
-        return [
-            self._ledger.issue(random_plan(self._problem, self._ledger.next_number))
-            for _ in range(count)
-        ]
-
-    def tell(self, outcome: Outcome, /) -> None:
-        self._leader.offer(outcome.number, self._ledger.settle(outcome))
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"ledger": self._ledger.state_dict(), "leader": self._leader.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        self._ledger.load_state_dict(state["ledger"])
-        self._leader.load_state_dict(state["leader"])
+        super().__init__(config.name, config.trials, lambda number: random_plan(problem, number))
