@@ -16,9 +16,9 @@ from torch import Tensor, fx, nn
 
 from espalier.format.build_operators import FUNCTIONS, Call, free_size, has_batch
 from espalier.format.errors import FormatError, UnsupportedOperator
-from espalier.format.ir import Attr, Batch, Graph, Module, Node
+from espalier.format.ir import Attr, Batch, Graph, Module, Node, Stored
 from espalier.format.operators import MODULES
-from espalier.format.package import Package, read_package, read_tensor
+from espalier.format.package import opened
 
 KINDS: Mapping[str, type[nn.Module]] = {
     "Conv1d": nn.Conv1d,
@@ -300,17 +300,17 @@ def load(path: str | Path) -> fx.GraphModule:
     Raises:
         FormatError: the package is malformed, corrupt or too large.
     """
-    package = read_package(path)
-    tensors = {name: _tensor(package, name) for name in package.graph.stored}
+    with opened(path) as (package, read):
+        tensors = {
+            name: _tensor(stored, read(name)) for name, stored in package.graph.stored.items()
+        }
     network = build(package.graph, tensors)
     network.meta["manifest"] = package.manifest
     return network
 
 
-def _tensor(package: Package, name: str) -> Tensor:
-    stored = package.graph.stored[name]
-    data = bytearray(read_tensor(package, name))
+def _tensor(stored: Stored, data: bytes) -> Tensor:
     dtype: torch.dtype = getattr(torch, stored.dtype)  # a name of the closed set
     if not data:
         return torch.empty(stored.shape, dtype=dtype)
-    return torch.frombuffer(data, dtype=dtype).reshape(stored.shape)
+    return torch.frombuffer(bytearray(data), dtype=dtype).reshape(stored.shape)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal
@@ -171,31 +172,53 @@ def read_package(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> Package:
         UnsupportedOperator: it uses an operator outside the table.
         FormatError: anything else that is wrong; the message names it.
     """
-    path = Path(path)
-    with path.open("rb") as file:
-        members = read_members(file, limits.package_bytes)
-        for name, most in (
-            ("manifest.json", limits.manifest_bytes),
-            ("graph.json", limits.graph_bytes),
-        ):
-            if members[name].size_bytes > most:
-                raise LimitExceeded(
-                    f"{name} has {members[name].size_bytes} bytes; the limit is {most}"
-                )
-        described = members["manifest.json"]
-        manifest = _manifest(read_bytes(file, described.offset, described.size_bytes))
-        if manifest.digests.keys() != members.keys() - {"manifest.json"}:
-            raise FormatError("manifest.json must hold the digest of every other member")
-        for name, member in members.items():
-            _check_digest(file, name, member, manifest.digests.get(name))
-        drawn = members["graph.json"]
-        graph = graph_from_json(read_bytes(file, drawn.offset, drawn.size_bytes), limits)
-        _check_manifest(manifest, graph)
-        tensors = _tensors(file, members["weights.safetensors"], graph, limits)
-        read_directly = {node.target for node in graph.nodes if node.op == "tensor"}
-        for name, span in tensors.items():
-            constant = name in read_directly and not span.stored.trainable
-            _check_values(file, name, span, constant=constant)
+    with opened(path, limits) as (package, _):
+        return package
+
+
+@contextmanager
+def opened(
+    path: str | Path, limits: Limits = DEFAULT_LIMITS
+) -> Iterator[tuple[Package, Callable[[str], bytes]]]:
+    """As `read_package`, and a function that reads a tensor by name from the file just checked.
+
+    The file stays open meanwhile, so that nobody can put another in its place.
+
+    Raises:
+        FormatError: see `read_package`; the function raises `CorruptPackage` if the file was cut.
+    """
+    with Path(path).open("rb") as file:
+        package = _checked(file, Path(path), limits)
+
+        def tensor(name: str) -> bytes:
+            span = package.tensors[name]
+            return read_bytes(file, span.offset, span.size_bytes)
+
+        yield package, tensor
+
+
+def _checked(file: BinaryIO, path: Path, limits: Limits) -> Package:
+    members = read_members(file, limits.package_bytes)
+    for name, most in (
+        ("manifest.json", limits.manifest_bytes),
+        ("graph.json", limits.graph_bytes),
+    ):
+        if members[name].size_bytes > most:
+            raise LimitExceeded(f"{name} has {members[name].size_bytes} bytes; the limit is {most}")
+    described = members["manifest.json"]
+    manifest = _manifest(read_bytes(file, described.offset, described.size_bytes))
+    if manifest.digests.keys() != members.keys() - {"manifest.json"}:
+        raise FormatError("manifest.json must hold the digest of every other member")
+    for name, member in members.items():
+        _check_digest(file, name, member, manifest.digests.get(name))
+    drawn = members["graph.json"]
+    graph = graph_from_json(read_bytes(file, drawn.offset, drawn.size_bytes), limits)
+    _check_manifest(manifest, graph)
+    tensors = _tensors(file, members["weights.safetensors"], graph, limits)
+    read_directly = {node.target for node in graph.nodes if node.op == "tensor"}
+    for name, span in tensors.items():
+        constant = name in read_directly and not span.stored.trainable
+        _check_values(file, name, span, constant=constant)
     return Package(path, manifest, graph, tensors)
 
 
@@ -213,17 +236,6 @@ def _tensors(file: BinaryIO, member: Member, graph: Graph, limits: Limits) -> di
     text = read_bytes(file, member.offset + 8, length)
     begin = 8 + length
     return check_header(text, graph.stored, member.offset + begin, member.size_bytes - begin)
-
-
-def read_tensor(package: Package, name: str) -> bytes:
-    """The bytes of one stored tensor.
-
-    Raises:
-        CorruptPackage: the file has changed since it was read.
-    """
-    span = package.tensors[name]
-    with package.path.open("rb") as file:
-        return read_bytes(file, span.offset, span.size_bytes)
 
 
 # --- writing ------------------------------------------------------------------------------------
@@ -305,7 +317,7 @@ __all__ = [
     "Manifest",
     "Package",
     "Preprocessing",
+    "opened",
     "read_package",
-    "read_tensor",
     "write_package",
 ]

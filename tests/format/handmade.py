@@ -5,14 +5,20 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import time
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
+from espalier.format.build import load
+from espalier.format.errors import EspalierError
 from espalier.format.lift import pack
+from espalier.format.package import read_package
 
 MEMBERS = ("graph.json", "weights.safetensors", "manifest.json")
 
@@ -57,3 +63,22 @@ def header_of(weights: bytes) -> tuple[dict[str, Any], bytes]:
 def weights_of(header: Any, data: bytes) -> bytes:
     text = json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + data
+
+
+def refusal(data: bytes, folder: Path) -> EspalierError:
+    """The error for a file, raised within five seconds and without taking 64 MiB."""
+    path = folder / "hostile.espalier"
+    path.write_bytes(data)
+    tracemalloc.start()
+    started = time.perf_counter()
+    try:
+        with pytest.raises(EspalierError) as caught:
+            read_package(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert time.perf_counter() - started < 5
+    assert peak < 2**26
+    with pytest.raises(type(caught.value)):
+        load(path)
+    return caught.value

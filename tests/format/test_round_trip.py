@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 import espalier
+from espalier.format import package
 from espalier.format.build import graph_of
 from espalier.format.package import Preprocessing
 from tests.networks import ZOO
@@ -146,3 +148,26 @@ def test_packages_hold_no_paths_traces_or_foreign_storage(tmp_path: Path) -> Non
     folder = str(Path(__file__).parent).encode()
     for leak in (folder, b".py", b"File ", b"site-packages", b"stack_trace", b"/home", b"line "):
         assert leak not in data
+
+
+def test_the_file_that_was_checked_is_the_file_that_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another package put in its place between the two is not read."""
+    network, example = ZOO["mlp"]()
+    path = espalier.pack(network, example, tmp_path / "n.espalier")
+    other = espalier.pack(ZOO["mlp"]()[0].apply(_zeroed), example, tmp_path / "other.espalier")
+    checked = package._checked
+
+    def swapped(*arguments: Any) -> package.Package:
+        found = checked(*arguments)
+        other.replace(path)
+        return found
+
+    monkeypatch.setattr(package, "_checked", swapped)
+    assert torch.equal(espalier.load(path)(example), network(example))
+
+
+def _zeroed(module: nn.Module) -> None:
+    for parameter in module.parameters():
+        parameter.data.zero_()
