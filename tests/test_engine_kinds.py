@@ -24,6 +24,7 @@ from search import engine
 from search.cost import UnreachableBudget
 from search.evaluation.checkpoint import CheckpointInvalid
 from search.evaluation.errors import DatasetMismatch
+from search.evaluation.evaluator import Evaluator
 from search.files import FolderFiles
 from search.records import Finished, Inputs
 from search.spec import (
@@ -314,6 +315,32 @@ def test_top5_of_three_classes_is_refused(files: FolderFiles) -> None:
 def test_cropping_signals_is_refused_before_the_search(files: FolderFiles) -> None:
     augment = FineTuneSpec(augment="crop")
     assert "finetune.augment" in mismatch("waves", files, finetune=augment)
+
+
+# --- the test split -------------------------------------------------------------------------------
+
+
+def test_only_the_verification_reads_the_test_split(
+    files: FolderFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Verification(Exception):
+        pass
+
+    def begins(**_: Any) -> None:
+        raise Verification
+
+    read: list[str] = []
+    examples = Evaluator.examples
+
+    def noted(evaluator: Evaluator, name: Any) -> Any:
+        read.append(name)
+        return examples(evaluator, name)
+
+    monkeypatch.setattr(Evaluator, "examples", noted)
+    monkeypatch.setattr(importlib.import_module("search.export.write"), "verify", begins)
+    with pytest.raises(Verification):
+        engine.run(job("iris", files, NETADAPT), files)
+    assert set(read) == {"holdout"}
 
 
 # --- checkpoints ----------------------------------------------------------------------------------

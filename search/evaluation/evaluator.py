@@ -114,7 +114,7 @@ class Evaluator:
             self._references[name] = torch.cat(parts)
         return self._references[name]
 
-    def measure(self, network: nn.Module, split: SplitName = "test") -> dict[str, float]:
+    def measure(self, network: nn.Module, split: SplitName) -> dict[str, float]:
         """Metrics of any network of the same inputs and outputs, see `metrics.Tally`.
 
         The network is put into eval mode, where it stays. The test split is for the final report.
