@@ -31,12 +31,21 @@ def _attention(x: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(x, x * 2, x)
 
 
-FUNCTIONS: Mapping[str, Function] = {
+ACTIVATIONS: Mapping[str, Function] = {
     **{name: getattr(F, name) for name in ("relu", "relu6", "silu", "mish", "hardswish", "selu")},
     **{name: getattr(F, name) for name in ("hardsigmoid", "hardtanh", "gelu", "softplus", "celu")},
     **{name: getattr(F, name) for name in ("elu", "leaky_relu", "hardshrink", "softshrink")},
     **{name: getattr(torch, name) for name in ("sigmoid", "tanh", "exp", "abs", "neg", "erf")},
     **{name: getattr(torch, name) for name in ("square", "sin", "cos", "expm1")},
+}
+
+
+def _activations(x: Tensor) -> Tensor:
+    return torch.stack([function(x).tanh() for function in ACTIVATIONS.values()]).sum(0)
+
+
+FUNCTIONS: Mapping[str, Function] = {
+    "activations": _activations,
     "logsigmoid": F.logsigmoid,
     "sqrt": lambda x: _positive(x).sqrt(),
     "rsqrt": lambda x: _positive(x).rsqrt(),
