@@ -25,8 +25,8 @@ from espalier.format.package import Package
 from models.blobs import BlobStore
 from search.cost import Budget, CostModel, check_reachable, choices_of, smallest_cost
 from search.evaluation.data import Description
-from search.evaluation.errors import DatasetTooSmall, LabelsNeeded
-from search.evaluation.fit import check_fits
+from search.evaluation.fit import check_augment, check_fits, check_metric
+from search.evaluation.splits import sizes
 from search.graph import space_of
 from search.space import SearchSpace
 from search.spec import JobSpec, RoundingSpec
@@ -119,8 +119,10 @@ def check_job(spec: JobSpec, analysis: Analysis, dataset: Mapping[str, Any]) -> 
         DatasetError: the dataset does not fit the network or the splits asked for.
     """
     description = Description.model_validate(dataset)
-    check_fits(description, analysis.space.graph)
-    _check_examples(spec, description)
+    fit = check_fits(description, analysis.space.graph)
+    check_augment(spec.finetune.augment, fit.input_shape)
+    check_metric(spec.evaluation.metric, labelled=description.labelled, classes=fit.outputs)
+    sizes(description.train_examples, description.test_examples, spec.evaluation)
     choices = choices_of(analysis.space, spec.rounding)
     budget = Budget.resolve(spec.budget, analysis.cost.full)
     check_reachable(analysis.cost, budget, choices)
@@ -133,22 +135,3 @@ def check_job(spec: JobSpec, analysis: Analysis, dataset: Mapping[str, Any]) -> 
         },
         groups=len(analysis.space.groups),
     )
-
-
-def _check_examples(spec: JobSpec, dataset: Description) -> None:
-    """The arithmetic of `search.evaluation.splits.split`, before the data is read."""
-    evaluation = spec.evaluation
-    if not dataset.labelled and evaluation.metric != "agreement":
-        raise LabelsNeeded(
-            f"evaluation.metric is {evaluation.metric}, but the dataset has no labels: "
-            "set it to agreement, or upload labels"
-        )
-    left = dataset.train_examples
-    if dataset.test_examples is None:
-        left -= max(1, round(left * evaluation.test_fraction))
-    if left - evaluation.holdout - evaluation.calibration < 2:
-        raise DatasetTooSmall(
-            f"{left} examples are left for training, but evaluation.holdout takes "
-            f"{evaluation.holdout} and evaluation.calibration {evaluation.calibration}: "
-            "lower them, or bring more data"
-        )

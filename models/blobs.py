@@ -279,12 +279,29 @@ class BlobStore:
         finally:
             temporary.unlink(missing_ok=True)
 
-    def delete(self, digest: str) -> None:
-        """Remove a blob, if it is there."""
+    def delete_older(self, digest: str, age_s: float) -> bool:
+        """Remove a blob unless it was stored within the last `age_s`; whether it was removed.
+
+        One that is stored again while this goes on stays: a local blob is moved aside, looked at,
+        and put back if it is young.
+        """
+        key, before = key_of(digest), datetime.now(UTC) - timedelta(seconds=age_s)
         try:
-            obstore.delete(self._store, key_of(digest))
+            if obstore.head(self._store, key)["last_modified"] >= before:
+                return False
+            if self._folder is None:
+                obstore.delete(self._store, key)
+                return True
+            aside = self.temporary / f"put-{digest}"
+            (self._folder / key).replace(aside)
         except FileNotFoundError:
-            return
+            return False
+        young = aside.stat().st_mtime >= before.timestamp()
+        if young:
+            with contextlib.suppress(FileExistsError):  # stored yet again meanwhile
+                (self._folder / key).hardlink_to(aside)
+        aside.unlink(missing_ok=True)
+        return not young
 
     def older_than(self, age_s: float) -> Iterator[list[str]]:
         """Digests of the blobs that were stored longer ago than that, in batches.

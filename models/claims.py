@@ -148,7 +148,6 @@ def release(
     reason: str,
     max_attempts: int,
     counted: bool = True,
-    progressed: bool = False,
     delay_s: float = 0.0,
 ) -> None:
     """Give a unit back unfinished; at the limit of attempts, its job fails.
@@ -156,13 +155,12 @@ def release(
     Args:
         reason: why, for the reader of the events.
         counted: false if the unit is not to blame, as when the worker drains.
-        progressed: true if the attempt left something to go on from; its count starts anew.
         delay_s: how long nobody may claim it.
     Raises:
         LeaseLost: the attempt has been replaced, or its job has ended.
     """
     job = lock_job(session, claim.job_id)
-    attempts = 0 if progressed else claim.attempts - (not counted)
+    attempts = claim.attempts - (not counted)
     _write(
         session,
         claim,

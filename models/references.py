@@ -91,7 +91,6 @@ def collect(database: Database, store: BlobStore, *, grace_s: float) -> int:
         with database.transaction(write=False) as session:
             named = set(session.scalars(select(Blob.digest).where(Blob.digest.in_(digests))))
         for digest in digests:
-            if digest not in named:
-                store.delete(digest)
+            if digest not in named and store.delete_older(digest, grace_s):
                 deleted += 1
     return deleted

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -13,51 +13,62 @@ from models.errors import NotFound
 from models.ids import new_id
 from models.network import Network
 from models.pages import Page, page
-from models.references import retain
+from models.references import release, retain
+
+Upload = TypeVar("Upload", Network, Dataset)
+_PREFIX: Mapping[type[Network | Dataset], str] = {Network: "net", Dataset: "data"}
 
 
-def create_network(
-    session: Session, *, name: str, digest: str, size_bytes: int, description: Mapping[str, Any]
-) -> Network:
-    """Record a network whose package is already in the blob store.
+def put(
+    session: Session,
+    kind: type[Upload],
+    *,
+    name: str,
+    digest: str,
+    size_bytes: int,
+    description: Mapping[str, Any],
+) -> tuple[Upload, bool]:
+    """The row of a file that is already in the blob store, and whether it is new.
 
-    Args:
-        digest: SHA-256 of the package, in hex.
-        description: groups, costs and exclusions, as JSON values.
-    """
-    retain(session, digest, size_bytes)
-    network = Network(
-        id=new_id("net"),
-        name=name,
-        digest=digest,
-        size_bytes=size_bytes,
-        description=dict(description),
-    )
-    session.add(network)
-    session.flush()
-    return network
-
-
-def create_dataset(
-    session: Session, *, name: str, digest: str, size_bytes: int, description: Mapping[str, Any]
-) -> Dataset:
-    """Record a dataset whose file is already in the blob store.
+    The same bytes under the same name are one, also if two requests bring them at once: the
+    blob's row makes the second one wait for the first.
 
     Args:
         digest: SHA-256 of the file, in hex.
-        description: splits, shapes and classes, as JSON values.
+        description: of a network groups, costs and exclusions, of a dataset splits, shapes and
+            classes; JSON values.
     """
     retain(session, digest, size_bytes)
-    dataset = Dataset(
-        id=new_id("data"),
+    known = find(session, kind, digest=digest, name=name)
+    if known is not None:
+        release(session, digest)
+        return known, False
+    row = kind(
+        id=new_id(_PREFIX[kind]),
         name=name,
         digest=digest,
         size_bytes=size_bytes,
         description=dict(description),
     )
-    session.add(dataset)
+    session.add(row)
     session.flush()
-    return dataset
+    return row, True
+
+
+def find(session: Session, kind: type[Upload], *, digest: str, name: str) -> Upload | None:
+    """The first upload of those bytes and that name."""
+    query = select(kind).filter_by(digest=digest, name=name).order_by(kind.id)
+    return session.scalars(query.limit(1)).first()
+
+
+def create_network(session: Session, **fields: Any) -> Network:
+    """A network by the fields of `put`."""
+    return put(session, Network, **fields)[0]
+
+
+def create_dataset(session: Session, **fields: Any) -> Dataset:
+    """A dataset by the fields of `put`."""
+    return put(session, Dataset, **fields)[0]
 
 
 def get_network(session: Session, network_id: str) -> Network:
@@ -74,18 +85,6 @@ def get_dataset(session: Session, dataset_id: str) -> Dataset:
     if dataset is None:
         raise NotFound(f"there is no dataset {dataset_id!r}: upload it with POST /v1/datasets")
     return dataset
-
-
-def find_network(session: Session, *, digest: str, name: str) -> Network | None:
-    """The first network of those bytes and that name: an upload may be repeated."""
-    query = select(Network).filter_by(digest=digest, name=name).order_by(Network.id)
-    return session.scalars(query.limit(1)).first()
-
-
-def find_dataset(session: Session, *, digest: str, name: str) -> Dataset | None:
-    """The first dataset of those bytes and that name: an upload may be repeated."""
-    query = select(Dataset).filter_by(digest=digest, name=name).order_by(Dataset.id)
-    return session.scalars(query.limit(1)).first()
 
 
 def list_networks(

@@ -51,6 +51,10 @@ class Child:
                     "OMP_WAIT_POLICY": "passive",
                 },
             )
+        except OSError:
+            ours.close()
+            os.close(lifeline)
+            raise
         finally:
             theirs.close()
             os.close(ending)

@@ -110,6 +110,10 @@ class Slot:
             self._give_back(claim, str(verdict), counted=verdict.counted)
         except AWAY as error:
             log.warning("work.unwritten", error=str(error))  # its lease will lapse
+        except Exception as error:  # no child could be started, say: the slot must go on
+            log.exception("work.failed")
+            self._discard()
+            self._give_back(claim, f"{type(error).__name__}: {error}", counted=True)
 
     def close(self) -> None:
         """End the child."""

@@ -3,42 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
 from api.dependencies import Cursor, Limit, Service, Services
 from api.problems import responses
 from api.schemas import DatasetPage, dataset_view
+from api.storing import store
 from api.uploads import DIGEST, FILE, NAME, Received, receive
 from api.views import DatasetView
-from models.uploads import create_dataset, find_dataset, get_dataset, list_datasets
+from models.dataset import Dataset
+from models.uploads import get_dataset, list_datasets
 from search.evaluation.data import describe_dataset
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
 
 def _store(service: Service, received: Received) -> tuple[DatasetView, bool]:
-    """The uploaded dataset, and whether it is new; the same bytes under the same name are one."""
-    stored = received.stored
-    with service.database.transaction(write=False) as session:
-        name = received.name
-        known = name and find_dataset(session, digest=stored.digest, name=name)
-        if known:
-            return dataset_view(known), False
-    description = describe_dataset(received.path)
-    name = name or f"dataset-{stored.digest[:8]}"
-    received.keep()
-    with service.database.transaction() as session:
-        known = find_dataset(session, digest=stored.digest, name=name)
-        row = known or create_dataset(
-            session,
-            name=name,
-            digest=stored.digest,
-            size_bytes=stored.size_bytes,
-            description=description,
-        )
-        return dataset_view(row), known is None
+    def described() -> tuple[str, Mapping[str, Any]]:
+        return f"dataset-{received.stored.digest[:8]}", describe_dataset(received.path)
+
+    return store(service, received, Dataset, described, dataset_view)
 
 
 _ANSWERS = responses(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
@@ -11,37 +11,23 @@ from api.analysis import Analysis, describe
 from api.dependencies import Cursor, Limit, Service, Services
 from api.problems import responses
 from api.schemas import NetworkPage, network_view
+from api.storing import store
 from api.uploads import DIGEST, FILE, NAME, Received, receive
 from api.views import NetworkView
 from espalier.format.package import read_package
-from models.uploads import create_network, find_network, get_network, list_networks
+from models.network import Network
+from models.uploads import get_network, list_networks
 
 router = APIRouter(prefix="/v1/networks", tags=["networks"])
 
 
 def _store(service: Service, received: Received) -> tuple[NetworkView, bool]:
-    """The uploaded network, and whether it is new; the same bytes under the same name are one."""
-    stored = received.stored
-    with service.database.transaction(write=False) as session:
-        name = received.name
-        known = name and find_network(session, digest=stored.digest, name=name)
-        if known:
-            return network_view(known), False
-    package = read_package(received.path)
-    analysis = service.analyses.get(stored.digest, lambda: Analysis.of(package.graph))
-    description = describe(package, analysis).model_dump(mode="json")
-    name = name or package.manifest.name
-    received.keep()
-    with service.database.transaction() as session:
-        known = find_network(session, digest=stored.digest, name=name)
-        row = known or create_network(
-            session,
-            name=name,
-            digest=stored.digest,
-            size_bytes=stored.size_bytes,
-            description=description,
-        )
-        return network_view(row), known is None
+    def described() -> tuple[str, dict[str, Any]]:
+        package = read_package(received.path)
+        analysis = service.analyses.get(received.stored.digest, lambda: Analysis.of(package.graph))
+        return package.manifest.name, describe(package, analysis).model_dump(mode="json")
+
+    return store(service, received, Network, described, network_view)
 
 
 _ANSWERS = responses(

@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+LOG_BYTES = 10 * 2**20
+"""A log that grows above this is put aside."""
 
 _FIRST_PAUSE_S, _LAST_PAUSE_S = 0.5, 30.0
 _STEADY_S = 30.0  # alive for this long: the next end is a new trouble, not the old one
@@ -56,6 +60,7 @@ class Child:
 
     def start(self) -> None:
         self._started = time.monotonic()
+        self._rotate()
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603  (our own commands)
                 self._command,
@@ -71,6 +76,7 @@ class Child:
     def watch(self) -> str | None:
         """Start it again if it ended and its pause is over; a line for people if it just ended."""
         now = time.monotonic()
+        self._rotate()
         if self._process is None:
             if now >= self._next:
                 self.start()
@@ -100,6 +106,16 @@ class Child:
             self._kill_group()
             self._process.wait()
             self._process = None
+
+    def _rotate(self) -> None:
+        """Keep the log below its cap: what is in it goes to `NAME.log.1`, in the place of that.
+
+        The process goes on writing to the same file, at its new end, since it appends.
+        """
+        with contextlib.suppress(OSError):
+            if self.log.stat().st_size > LOG_BYTES:
+                shutil.copyfile(self.log, self.log.with_name(f"{self.log.name}.1"))
+                os.truncate(self.log, 0)
 
     def _kill_group(self) -> None:
         assert self._process is not None  # noqa: S101  (both callers have seen it)

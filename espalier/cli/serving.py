@@ -7,6 +7,7 @@ them end with this process, however it ends.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import signal
 import socket
@@ -48,7 +49,10 @@ def _listening(host: str, port: int) -> socket.socket:
 @contextmanager
 def _alone(home: Path) -> Iterator[None]:
     """Two services on one folder would share its database and its Redis."""
-    home.mkdir(parents=True, exist_ok=True)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        fail(f"{home} cannot be made ({error.strerror}): choose another folder with --data")
     with (home / "serve.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -75,14 +79,13 @@ def _stop_requested() -> Iterator[threading.Event]:
 
 
 def _migrate(env: dict[str, str]) -> None:
-    ini = Path(__file__).parent.parent.parent / "alembic.ini"
-    command = [sys.executable, "-m", "alembic", "--config", str(ini), "upgrade", "head"]
+    command = [sys.executable, "-m", "migrations"]
     done = subprocess.run(  # noqa: S603  (our own command)
         command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
         last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
-        fail(f"the database cannot be migrated: {''.join(last)}")
+        fail("".join(last))
 
 
 def _children(env: dict[str, str], home: Path, sock: socket.socket, workers: int) -> list[Child]:
@@ -106,23 +109,31 @@ def _children(env: dict[str, str], home: Path, sock: socket.socket, workers: int
     ]
 
 
-def _ready(url: str) -> bool:
+def _lacking(url: str) -> str:
+    """What the service says it waits for; empty if it is ready."""
     try:
-        with urllib.request.urlopen(f"{url}/readyz", timeout=2) as response:  # noqa: S310  (ours)
-            return bool(response.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
+        with urllib.request.urlopen(f"{url}/readyz", timeout=5):  # noqa: S310  (ours)
+            return ""
+    except urllib.error.HTTPError as error:
+        try:
+            checks = json.load(error)["checks"]
+        except (ValueError, KeyError):
+            return str(error)
+        return "; ".join(f"{name}: {state}" for name, state in checks.items() if state != "ok")
+    except OSError as error:
+        return str(error)
 
 
 def _until_ready(children: list[Child], url: str, stopping: threading.Event) -> None:
     end = time.monotonic() + _READY_S
-    while not _ready(url) and not stopping.wait(0.05):
+    while (lacking := _lacking(url)) and not stopping.wait(0.05):
         for child in children:
             child.watch()
             if child.failures >= _GIVE_UP:
                 fail(f"{child.name} does not start; the end of its log:\n{child.last_lines()}")
         if time.monotonic() > end:
-            fail(f"the service is not ready after {_READY_S:g} s: see {children[0].log.parent}")
+            logs = children[0].log.parent
+            fail(f"the service is not ready after {_READY_S:g} s ({lacking}): see {logs}")
 
 
 def _run(home: Path, host: str, port: int, workers: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -46,6 +47,8 @@ def budget(items: list[str]) -> dict[str, Any]:
         number = value.replace("_", "").replace(",", "")
         if not number.isdecimal() and not re.fullmatch(r"\d+(\.\d+)?%", value):
             fail(f"--budget {item}: give a whole number, or a share as 50%", code=2)
+        if not 0 < float(number.rstrip("%")) <= (100 if value.endswith("%") else math.inf):
+            fail(f"--budget {item}: give at least 1, or a share above 0% and up to 100%", code=2)
         found[name] = int(number) if number.isdecimal() else value
     return found
 
@@ -72,6 +75,8 @@ def _known(kind: str, given: str) -> None:
     """Fail unless it is a file or looks like an id, before anything is sent."""
     if not Path(given).is_file() and not _ID.match(given):
         fail(f"there is no file {given}, and it is no {kind}'s id: correct it", code=2)
+    if kind == "dataset" and given.endswith(".espalier"):
+        fail(f"--data {given}: that is a network's package; give the data to prune with", code=2)
 
 
 def _sent(client: Client, kind: str, given: str) -> dict[str, Any]:

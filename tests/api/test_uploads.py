@@ -186,3 +186,16 @@ def test_a_client_that_hangs_up_leaves_nothing(running: Running, http: httpx.Cli
         if http.get("/healthz").is_success and stored(running) == before:
             break
     assert stored(running) == before
+
+
+def test_sending_a_damaged_file_again_mends_it(
+    http: httpx.Client, running: Running, files: Files
+) -> None:
+    content = files.dataset.read_bytes()
+    view = http.post("/v1/datasets", content=content, params={"name": "mended"}).json()
+    path = running.service.blobs.local_path(view["sha256"])
+    assert path is not None
+    path.write_bytes(b"x" + content[1:])
+    again = http.post("/v1/datasets", content=content, params={"name": "mended"})
+    assert (again.status_code, again.json()["id"]) == (200, view["id"])
+    assert path.read_bytes() == content

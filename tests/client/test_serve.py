@@ -14,6 +14,8 @@ import httpx
 import psutil
 import pytest
 
+from espalier.cli import processes
+
 COMMAND = [sys.executable, "-m", "espalier", "serve", "--port", "0", "--data"]
 
 
@@ -81,3 +83,41 @@ def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: cannot listen on 127.0.0.1:{port}")
     assert "--port" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("ESPALIER_DATABASE_URL", "postgresql://me:secret@127.0.0.1:1/x", "ESPALIER_DATABASE_URL"),
+        ("ESPALIER_BLOBS", "ftp://somewhere", "file:///FOLDER"),
+        ("ESPALIER_LEASE_S", "1", "raise ESPALIER_LEASE_S"),
+    ],
+)
+def test_settings_that_cannot_work_are_told_in_a_line(
+    tmp_path: Path, name: str, value: str, words: str
+) -> None:
+    done = subprocess.run(
+        [*COMMAND, str(tmp_path)],
+        env=os.environ | {name: value},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "secret" not in done.stderr
+
+
+def test_a_log_that_grows_is_put_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "LOG_BYTES", 1000)
+    code = "import time\nfor i in range(300):\n print(f'line {i:04}', flush=True); time.sleep(.003)"
+    child = processes.Child("talker", [sys.executable, "-c", code], env=os.environ, folder=tmp_path)
+    child.start()
+    assert until(lambda: child.watch() is None and child.stopped(), 20)
+    old = tmp_path / "talker.log.1"
+    assert old.read_text().startswith("line 0"), "what came before is there"
+    assert child.log.stat().st_size < 3000
+    assert child.log.read_text().endswith("line 0299\n"), "the process wrote on"
+    child.kill()

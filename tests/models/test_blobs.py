@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import obstore
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
@@ -208,3 +209,32 @@ def test_copies_of_remote_blobs_are_checked_and_bounded(tmp_path: Path) -> None:
     new = tmp_path / "new"
     new.write_bytes(b"new")
     assert b"".join(store.read(files.put(new))) == b"new"
+
+
+def test_a_blob_stored_again_during_the_collection_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = BlobStore.open(f"file://{tmp_path}")
+    digest = store.put([b"content"]).digest
+    path = store.local_path(digest)
+    assert path is not None
+    os.utime(path, (0, 0))
+    listed = [found for batch in store.older_than(60) for found in batch]
+    assert listed == [digest]
+    head = obstore.head
+
+    def stored_again(*given: Any) -> Any:
+        """By an upload that comes right after the collector looked."""
+        seen = head(*given)
+        store.put([b"content"])
+        return seen
+
+    monkeypatch.setattr(obstore, "head", stored_again)
+    assert not store.delete_older(digest, 60)
+    monkeypatch.undo()
+    assert b"".join(store.read(digest)) == b"content"
+    os.utime(path, (0, 0))
+    assert store.delete_older(digest, 60)
+    assert store.local_path(digest) is None
+    assert not store.delete_older(digest, 60)
+    assert not list(store.temporary.iterdir())

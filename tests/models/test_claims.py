@@ -98,10 +98,10 @@ def test_a_claim_is_exclusive_and_starts_the_job(database: Database) -> None:
 
 def test_a_lapsed_claim_is_given_back_and_its_holder_fenced_out(database: Database) -> None:
     submit(database)
-    zombie = _need(database, lease_s=0.05)
+    zombie = _need(database, lease_s=1.0)
     with database.transaction() as session:
         assert expire(session, 5) == 0
-    time.sleep(0.1)
+    time.sleep(1.1)
     with database.transaction() as session:
         assert expire(session, 5) == 1
     fresh = _need(database)
@@ -140,31 +140,20 @@ def test_a_late_renewal_holds_if_nobody_replaced_the_attempt(database: Database)
         complete(session, claim)
 
 
-def test_fruitless_attempts_end_the_job_and_progress_starts_the_count_anew(
-    database: Database,
-) -> None:
+def test_fruitless_attempts_end_the_job(database: Database) -> None:
     job_id = submit(database)
-    for round_, (counted, progressed) in enumerate(
-        [(True, False), (False, False), (True, True), (True, False), (True, False), (True, False)]
-    ):
+    for round_, counted in enumerate([True, False, True, True]):
         claim = _need(database)
         with database.transaction() as session:
-            release(
-                session,
-                claim,
-                reason=f"fault {round_}",
-                max_attempts=3,
-                counted=counted,
-                progressed=progressed,
-            )
+            release(session, claim, reason=f"fault {round_}", max_attempts=3, counted=counted)
     with database.transaction(write=False) as session:
         job = get_job(session, job_id)
         assert (job.state, job.error_code) == (State.FAILED, "work.attempts")
         assert "prepare was given up after 3 attempts without progress" in (job.error or "")
-        assert "fault 5" in (job.error or "")
+        assert "fault 3" in (job.error or "")
         events = events_after(session, job_id, 0)
         counts = [event.data["attempts"] for event in events if event.kind == "retry"]
-    assert counts == [1, 1, 0, 1, 2]
+    assert counts == [1, 1, 2]
     assert _claim(database) is None
 
 
@@ -172,9 +161,9 @@ def test_a_delayed_unit_waits(database: Database) -> None:
     submit(database)
     claim = _need(database)
     with database.transaction() as session:
-        release(session, claim, reason="fault", max_attempts=3, delay_s=0.3)
+        release(session, claim, reason="fault", max_attempts=3, delay_s=1.0)
     assert _claim(database) is None
-    time.sleep(0.35)
+    time.sleep(1.05)
     assert _need(database).attempts == 2
 
 

@@ -8,15 +8,17 @@ from itertools import pairwise
 import pytest
 from sqlalchemy import func, select
 
+from models.blob import Blob
 from models.database import Database
 from models.errors import IdempotencyConflict, NotFound, StateConflict
 from models.events import append, events_after
 from models.job import TERMINAL, Job, State
 from models.jobs import create_job, get_job, list_jobs, request_cancel, request_pause, resume
+from models.network import Network
 from models.outbox import Outbox
 from models.settings import Settings
 from models.states import TRANSITIONS, move
-from models.uploads import list_networks
+from models.uploads import list_networks, put
 from models.work import Kind, Work
 from tests.models.records import specification, submit
 
@@ -300,3 +302,25 @@ def test_a_lease_needs_room_for_three_renewals() -> None:
 )
 def test_database_urls(given: str, used: str) -> None:
     assert Settings(database_url=given).database == used
+
+
+def test_simultaneous_uploads_of_one_file_are_one(database: Database) -> None:
+    fields = {"name": "same", "digest": "0" * 64, "size_bytes": 1, "description": {}}
+    start = threading.Barrier(4)
+    made: list[tuple[str, bool]] = []
+
+    def upload() -> None:
+        start.wait()
+        with database.transaction() as session:
+            row, new = put(session, Network, **fields)  # type: ignore[arg-type]  # of many types
+        made.append((row.id, new))
+
+    threads = [threading.Thread(target=upload) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({row_id for row_id, _ in made}) == 1
+    assert sorted(new for _, new in made) == [False, False, False, True]
+    with database.transaction(write=False) as session:
+        assert session.get_one(Blob, "0" * 64).uses == 1

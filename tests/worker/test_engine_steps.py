@@ -77,3 +77,26 @@ def test_the_same_plan_and_accuracy(service: Service, job: tuple[str, Inputs, Fo
     assert json.loads(plan) == json.loads(files.path(names["plan.json"]).read_bytes())
     assert row.summary is not None
     assert row.summary["test_accuracy"] == expected.summary["test_accuracy"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", ["flipped", "gone"])
+def test_a_damaged_upload_fails_the_job_at_once(
+    service: Service, job: tuple[str, Inputs, FolderFiles], damage: str
+) -> None:
+    job_id, inputs, _ = job
+    path = service.store.local_path(inputs.dataset)
+    assert path is not None
+    if damage == "gone":
+        path.unlink()
+    else:
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    slot = Slot(service.database, service.store, service.settings, service.draining)
+    assert slot.serve() == 1
+    slot.close()
+    row = service.job(job_id)
+    expected = "blob.missing" if damage == "gone" else "blob.corrupt"
+    assert (row.state, row.error_code) == (State.FAILED, expected)
+    assert inputs.dataset in (row.error or "")
+    assert "upload the file again" in (row.error or "")

@@ -272,3 +272,36 @@ def _drain(service: Service) -> None:
     worker.terminate()
     assert worker.wait(10) == 0
     assert not service.children()
+
+
+def test_progress_never_falls_whatever_is_done_again(service: Service) -> None:
+    job_id = service.submit(trials=1, seconds={"finalize": 2.0})
+    slot = service.slot()
+    serving = threading.Thread(target=slot.serve)
+    serving.start()
+    wait_until(lambda: service.job(job_id).stage == "finalize" and service.job(job_id).fraction > 0)
+    reached = service.job(job_id).fraction
+    for child in service.children():
+        os.kill(child, signal.SIGKILL)
+    serving.join()
+    wait_until(lambda: slot.serve() or service.job(job_id).terminal)
+    with service.database.transaction(write=False) as session:
+        events = events_after(session, job_id, 0)
+        shown = [
+            event.data["fraction"]
+            for event in events
+            if event.kind == "progress" and event.data["stage"] == "finalize"
+        ]
+    assert service.starts("finalize") == 2
+    assert shown == sorted(shown)
+    assert shown[-1] > reached
+    _sound(service, job_id, 1)
+
+
+def test_a_slot_survives_a_child_that_cannot_be_started(service: Service) -> None:
+    job_id = service.submit(trials=1)
+    broken = Slot(service.database, service.store, service.settings, service.draining, ["/nowhere"])
+    assert broken.serve() == 1
+    assert _retries(service, job_id) == 1
+    wait_until(lambda: service.slot().serve() or service.job(job_id).terminal)
+    _sound(service, job_id, 1)
