@@ -14,7 +14,7 @@ Job = Annotated[str, typer.Argument(help="The job's id.")]
 def register(app: typer.Typer) -> None:
     @app.command()
     def cancel(job: Job, url: Url = URL) -> None:
-        """End a job for good; what it had found is lost."""
+        """End a job for good; of what it had found, the trials that it kept stay."""
         with connected(url) as client:
             out.print(f"job {job} is {client.cancel(job)['state']}")
 

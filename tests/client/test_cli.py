@@ -78,7 +78,6 @@ def test_submit_says_what_was_asked_for(run: Run, running: Running, files: Files
         (["--budget", "macs=half"], 2, ["50%"]),
         (["--budget", "macs=150%"], 2, ["up to 100%"]),
         (["--budget", "macs=0"], 2, ["at least 1"]),
-        (["--budget", "macs=50%", "--set", "evaluation.holdout=900"], 1, ["evaluation.holdout=40"]),
         (["--budget", "macs=10"], 1, ["cannot be met", "smallest reachable"]),
         (["--budget", "macs=50%", "--set", "finetune.epochs=-1"], 1, ["finetune.epochs"]),
         (["--budget", "macs=50%", "--strategy", "magic"], 1, ["uniform"]),
