@@ -18,11 +18,12 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 from fastapi import Query, Request
+from pydantic import BaseModel
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 
-from api.problems import Problem
+from api.problems import Answers, Problem, responses
 from models.blobs import BlobStore, Incoming, Stored
 
 NAME = Annotated[
@@ -50,6 +51,12 @@ _CHUNK = 1 << 20
 _FRAMING = 1 << 16  # what a form adds to its file: boundaries, part headers, short fields
 _DRAIN = 1 << 24  # read this much of a refused body, so that the client can read the answer
 _DIGEST = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/=]+):")
+
+
+def answers(view: type[BaseModel]) -> Answers:
+    """What an upload may be answered with, for OpenAPI."""
+    known = {"model": view, "description": "Already here"}
+    return responses(400, 413, 415, 422, 507, also={200: known})
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from api.dependencies import Cursor, Limit, Service, Services
 from api.problems import responses
 from api.schemas import DatasetPage, dataset_view
 from api.storing import store
-from api.uploads import DIGEST, FILE, NAME, Received, receive
+from api.uploads import DIGEST, FILE, NAME, Received, answers, receive
 from api.views import DatasetView
 from models.dataset import Dataset
 from models.uploads import get_dataset, list_datasets
@@ -28,14 +28,7 @@ def _store(service: Service, received: Received) -> tuple[DatasetView, bool]:
     return store(service, received, Dataset, described, dataset_view)
 
 
-_ANSWERS = responses(
-    400,
-    413,
-    415,
-    422,
-    507,
-    also={200: {"model": DatasetView, "description": "Already here"}},
-)
+_ANSWERS = answers(DatasetView)
 
 
 @router.post(

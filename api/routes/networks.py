@@ -12,7 +12,7 @@ from api.dependencies import Cursor, Limit, Service, Services
 from api.problems import responses
 from api.schemas import NetworkPage, network_view
 from api.storing import store
-from api.uploads import DIGEST, FILE, NAME, Received, receive
+from api.uploads import DIGEST, FILE, NAME, Received, answers, receive
 from api.views import NetworkView
 from espalier.format.package import read_package
 from models.network import Network
@@ -30,14 +30,7 @@ def _store(service: Service, received: Received) -> tuple[NetworkView, bool]:
     return store(service, received, Network, described, network_view)
 
 
-_ANSWERS = responses(
-    400,
-    413,
-    415,
-    422,
-    507,
-    also={200: {"model": NetworkView, "description": "Already here"}},
-)
+_ANSWERS = answers(NetworkView)
 
 
 @router.post(
