@@ -99,9 +99,16 @@ class EvaluationSpec(Frozen):
 
     metric: Metric = "top1"
     calibration: int = Field(
-        512, ge=0, description="examples for batch-norm recalibration; it takes two or more"
+        512,
+        ge=0,
+        description="examples for batch-norm recalibration, which takes two or more; at most a "
+        "quarter of those there are",
     )
-    holdout: int = Field(1000, ge=1, description="examples that score the trials")
+    holdout: int = Field(
+        1000,
+        ge=1,
+        description="examples that score the trials; at most a quarter of those there are",
+    )
     test_fraction: float = Field(
         0.2, gt=0, lt=1, description="share kept for the test, where the data brings no test split"
     )

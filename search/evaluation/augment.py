@@ -6,21 +6,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from search.evaluation.errors import DatasetMismatch
-
-
-def check_augment(kind: str, input_shape: tuple[int, ...]) -> None:
-    """Refuse to flip or crop what is no image.
-
-    Raises:
-        DatasetMismatch: the inputs are not `(channels, height, width)`.
-    """
-    if kind != "none" and len(input_shape) != 3:
-        raise DatasetMismatch(
-            f'finetune.augment "{kind}" needs images, but the inputs have shape {input_shape}: '
-            'use "none"'
-        )
-
 
 def flip(images: Tensor, generator: torch.Generator) -> Tensor:
     """Mirror each image left to right with probability one half; `(n, c, h, w)`."""

@@ -18,11 +18,10 @@ from torch.nn import functional
 
 from espalier.format.errors import EspalierError
 from espalier.format.package import Manifest
-from search.evaluation.augment import check_augment
 from search.evaluation.data import Dataset
 from search.evaluation.feed import Feed
-from search.evaluation.fit import check_fits
-from search.evaluation.metrics import Tally, check_metric, distance, finite, outputs, score_of
+from search.evaluation.fit import check_augment, check_fits, check_metric
+from search.evaluation.metrics import Tally, distance, finite, outputs, score_of
 from search.evaluation.recalibrate import recalibrate, tracked_norms
 from search.evaluation.seeds import derive, dropout_seed
 from search.evaluation.splits import Indices, split

@@ -8,7 +8,8 @@ from typing import Literal
 from espalier.format.ir import Batch, Graph, size
 from espalier.format.operators import infer
 from search.evaluation.data import Description
-from search.evaluation.errors import DatasetMismatch
+from search.evaluation.errors import DatasetMismatch, LabelsNeeded
+from search.spec import Metric
 
 Layout = Literal["as_stored", "channels_last", "no_channel"]
 
@@ -113,3 +114,34 @@ def check_fits(data: Description, graph: Graph) -> Fit:
             f"the data names {len(data.classes)} classes, the network has {outputs} outputs"
         )
     return Fit(layout, shape, wanted.dtype, outputs)
+
+
+def check_metric(metric: Metric, *, labelled: bool, classes: int) -> None:
+    """Refuse a metric that the data cannot give.
+
+    Raises:
+        LabelsNeeded: it needs labels; names the metrics that can be used.
+        DatasetMismatch: it is top5, and there are too few classes for that.
+    """
+    if not labelled and metric in ("top1", "top5"):
+        raise LabelsNeeded(
+            f"evaluation.metric {metric} needs labels, which the dataset has not: use agreement "
+            "or cross_entropy, both against the original network's outputs"
+        )
+    if metric == "top5" and classes <= 5:
+        raise DatasetMismatch(
+            f"evaluation.metric top5 says nothing of {classes} classes: use top1 or cross_entropy"
+        )
+
+
+def check_augment(kind: str, input_shape: tuple[int, ...]) -> None:
+    """Refuse to flip or crop what is no image.
+
+    Raises:
+        DatasetMismatch: the inputs are not `(channels, height, width)`.
+    """
+    if kind != "none" and len(input_shape) != 3:
+        raise DatasetMismatch(
+            f'finetune.augment "{kind}" needs images, but the inputs have shape {input_shape}: '
+            'use "none"'
+        )

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from search.evaluation.errors import DatasetMismatch, LabelsNeeded
 from search.spec import Metric
 
 
@@ -64,24 +63,6 @@ class Tally:
     def metrics(self) -> dict[str, float]:
         """Means by name; `top5` only with more than 5 classes, labelled ones only with labels."""
         return {name: value / self._count for name, value in self._sums.items()}
-
-
-def check_metric(metric: Metric, *, labelled: bool, classes: int) -> None:
-    """Refuse a metric that the data cannot give.
-
-    Raises:
-        LabelsNeeded: it needs labels; names the metrics that can be used.
-        DatasetMismatch: it is top5, and there are too few classes for that.
-    """
-    if not labelled and metric in ("top1", "top5"):
-        raise LabelsNeeded(
-            f"evaluation.metric {metric} needs labels, which the dataset has not: use agreement "
-            "or cross_entropy, both against the original network's outputs"
-        )
-    if metric == "top5" and classes <= 5:
-        raise DatasetMismatch(
-            f"evaluation.metric top5 says nothing of {classes} classes: use top1 or cross_entropy"
-        )
 
 
 def score_of(metric: Metric, metrics: Mapping[str, float]) -> float | None:

@@ -34,25 +34,53 @@ class Splits:
     own_test: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How many examples each split takes."""
+
+    calibration: int
+    tuning: int
+    holdout: int
+    test: int
+
+
+def sizes(train: int, own_test: int | None, spec: EvaluationSpec) -> Sizes:
+    """The sizes of the splits; hold-out and calibration take a quarter of the examples at most.
+
+    Args:
+        train: training examples.
+        own_test: test examples that the data bring, if any.
+
+    Raises:
+        DatasetTooSmall: what is left is less than two examples to tune on, too few for batch-norm.
+    """
+    test = max(1, round(train * spec.test_fraction)) if own_test is None else own_test
+    left = train - test if own_test is None else train
+    holdout = min(spec.holdout, max(1, left // 4))
+    calibration = min(spec.calibration, left // 4)
+    tuning = left - holdout - calibration
+    if tuning < 2:
+        raise DatasetTooSmall(
+            f"{max(left, 0)} examples are left for the search and training, of which the hold-out "
+            f"takes {holdout}: bring at least 3 besides the test, or lower evaluation.test_fraction"
+        )
+    return Sizes(calibration, tuning, holdout, test)
+
+
 def split(dataset: Dataset, spec: EvaluationSpec, seed: int) -> Splits:
     """Divide a dataset at random, the same way for the same seed.
 
     Raises:
-        DatasetTooSmall: calibration and hold-out do not leave two examples to tune on.
+        DatasetTooSmall: see `sizes`.
     """
     count = len(dataset.train)
+    take = sizes(count, None if dataset.test is None else len(dataset.test), spec)
     order = np.random.default_rng(seed).permutation(count).astype(np.int64)
     if dataset.test is not None:
-        test, rest = np.arange(len(dataset.test), dtype=np.int64), order
+        test, rest = np.arange(take.test, dtype=np.int64), order
     else:
-        share = max(1, round(count * spec.test_fraction))
-        test, rest = order[:share], order[share:]
-    holdout, calibration, tuning = np.split(rest, [spec.holdout, spec.holdout + spec.calibration])
-    if len(tuning) < 2:  # batch-norm cannot be trained on a single example
-        raise DatasetTooSmall(
-            f"{len(rest)} examples are left for training, but hold-out takes {spec.holdout} and "
-            f"calibration {spec.calibration}: lower {_lower(spec, len(rest))}, or bring more data"
-        )
+        test, rest = order[: take.test], order[take.test :]
+    holdout, calibration, tuning = np.split(rest, [take.holdout, take.holdout + take.calibration])
     return Splits(
         np.sort(calibration),
         np.sort(tuning),
@@ -60,12 +88,3 @@ def split(dataset: Dataset, spec: EvaluationSpec, seed: int) -> Splits:
         np.sort(test),
         dataset.test is not None,
     )
-
-
-def _lower(spec: EvaluationSpec, rest: int) -> str:
-    """The setting that takes the most, with a value that would do."""
-    if rest < 4:
-        return "evaluation.test_fraction"
-    if spec.holdout >= spec.calibration:
-        return f"evaluation.holdout (say, to {max(1, rest // 4)})"
-    return f"evaluation.calibration (say, to {rest // 4})"

@@ -59,7 +59,8 @@ def test_a_job_is_validated_without_being_made(
         ({"dataset": "data_nothing"}, "not_found", "dataset"),
         ({"budget": {"macs": 100}}, "budget.unreachable", "budget.macs"),
         ({"rounding": {"minimum": 8}}, "budget.unreachable", "budget.macs"),
-        ({"evaluation": {"holdout": 199}}, "dataset.too_small", "dataset"),
+        ({"evaluation": {"metric": "top5"}}, "dataset.mismatch", "dataset"),
+        ({"evaluation": {"test_fraction": 0.99}}, "dataset.too_small", "dataset"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_anything_runs(

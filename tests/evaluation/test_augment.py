@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from search.evaluation.augment import augment, check_augment, crop, flip
+from search.evaluation.augment import augment, crop, flip
 from search.evaluation.errors import DatasetMismatch
+from search.evaluation.fit import check_augment
 
 
 def test_flip_mirrors_about_half_of_the_images() -> None:

@@ -10,7 +10,8 @@ from torch.nn import functional
 from search.evaluation.data import Dataset, Examples
 from search.evaluation.errors import DatasetMismatch, DatasetTooSmall, LabelsNeeded
 from search.evaluation.evaluator import Evaluator, OriginalUnusable
-from search.evaluation.metrics import Tally, check_metric, score_of
+from search.evaluation.fit import check_metric
+from search.evaluation.metrics import Tally, score_of
 from search.pruning import apply
 from search.spec import EvaluationSpec
 from tests.evaluation.digits import digits, evaluator, job, kept, raw, unlabelled
@@ -194,8 +195,8 @@ def test_data_that_does_not_fit_is_refused(facts: dict[str, object], words: str)
 
 
 def test_too_few_examples_are_refused() -> None:
-    with pytest.raises(DatasetTooSmall, match=r"evaluation\.holdout"):
-        evaluator(job(evaluation=EvaluationSpec(holdout=1500)))
+    with pytest.raises(DatasetTooSmall, match=r"evaluation\.test_fraction"):
+        evaluator(job(evaluation=EvaluationSpec(test_fraction=0.9999)))
 
 
 @pytest.mark.parametrize("layout", ["channels_last", "channels_first", "no_channel"])

@@ -55,8 +55,8 @@ class Service:
         stored = self.store.put([b"uploaded"])
         with self.database.transaction() as session:
             given = {"digest": stored.digest, "size_bytes": stored.size_bytes, "description": {}}
-            network = create_network(session, name="network", **given)  # type: ignore[arg-type]
-            dataset = create_dataset(session, name="data", **given)  # type: ignore[arg-type]
+            network = create_network(session, name="network", **given)
+            dataset = create_dataset(session, name="data", **given)
             spec = {
                 "network": network.id,
                 "dataset": dataset.id,
