@@ -15,28 +15,9 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.networks import BasicBlock
+
 TEST_EXAMPLES = 397
-
-
-class Block(nn.Module):
-    """Two 3x3 convolutions and a shortcut (He et al. 2016, figure 2)."""
-
-    def __init__(self, c_in: int, c_out: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(c_out)
-        self.conv2 = nn.Conv2d(c_out, c_out, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(c_out)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or c_in != c_out:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out)
-            )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`(n, c_in, h, w)` to `(n, c_out, h / stride, w / stride)`."""
-        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        return F.relu(y + self.shortcut(x))
 
 
 class DigitsResNet(nn.Module):
@@ -47,9 +28,9 @@ class DigitsResNet(nn.Module):
         self.stem = nn.Sequential(
             nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()
         )
-        self.layer1 = Block(16, 16, 1)
-        self.layer2 = Block(16, 32, 2)
-        self.layer3 = Block(32, 64, 2)
+        self.layer1 = BasicBlock(16, 16, 1, "b")
+        self.layer2 = BasicBlock(16, 32, 2, "b")
+        self.layer3 = BasicBlock(32, 64, 2, "b")
         self.classifier = nn.Linear(64, 10)
 
     def forward(self, x: Tensor) -> Tensor:
