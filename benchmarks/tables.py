@@ -81,13 +81,36 @@ def faults() -> str:
     return _table(head, rows) + "\n\n" + _commands(records)
 
 
+def core() -> str:
+    """Cutting and costing, beside what one would otherwise do."""
+    (record,) = records = _load("core.json")
+    rows = [
+        [
+            "cut one channel group",
+            f"{1e3 * record['apply_one_group_s']:.1f} ms",
+            "copy.deepcopy of the network",
+            f"{1e3 * record['deepcopy_s']:.1f} ms",
+            f"{record['deepcopy_over_apply']:.1f}",
+        ],
+        [
+            "cost of 100,000 plans",
+            f"{record['plans_per_s']:,.0f} plans/s",
+            "the same model, plan by plan",
+            f"{record['plans_per_s_one_by_one']:,.0f} plans/s",
+            f"{record['many_over_one_by_one']:.0f}",
+        ],
+    ]
+    head = ["step", "ours", "alternative", "theirs", "ratio"]
+    return _table(head, rows) + "\n\n" + _commands(records)
+
+
 def _commands(records: list[dict[str, Any]]) -> str:
     machines = {f"{r['processor']}, {r['cores']} cores, torch {r['torch']}" for r in records}
     lines = [f"    {r['command']}" for r in records]
     return "\n".join([*lines, "", f"Machine: {'; '.join(sorted(machines))}."])
 
 
-TABLES: dict[str, Callable[[], str]] = {"compress": compress, "faults": faults}
+TABLES: dict[str, Callable[[], str]] = {"compress": compress, "faults": faults, "core": core}
 
 
 def generated(text: str) -> str:
