@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from benchmarks.tables import PAGE, generated
 from models.settings import Settings
 from search.spec import (
     BudgetSpec,
@@ -66,3 +67,8 @@ def test_the_guide_names_every_setting() -> None:
     names = {name for part in parts for name in part.model_fields}
     names |= {name.upper() for name in Settings.model_fields}
     assert not {name for name in names if not re.search(rf"\b{name}\b", guide)}
+
+
+def test_the_benchmarks_tables_are_those_of_the_recorded_results() -> None:
+    page = PAGE.read_text()
+    assert generated(page) == page
