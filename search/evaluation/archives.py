@@ -57,7 +57,7 @@ BROKEN: tuple[type[Exception], ...] = (
     lzma.LZMAError,
     tarfile.TarError,
     UnicodeError,
-    NotImplementedError,
+    NotImplementedError,  # zipfile's, for a compression that it does not know
     ValueError,
     SyntaxError,  # Pillow's, for malformed PNG chunks
 )
