@@ -122,7 +122,12 @@ def check_job(spec: JobSpec, analysis: Analysis, dataset: Mapping[str, Any]) -> 
     fit = check_fits(description, analysis.space.graph)
     check_augment(spec.finetune.augment, fit.input_shape)
     check_metric(spec.evaluation.metric, labelled=description.labelled, classes=fit.outputs)
-    sizes(description.train_examples, description.test_examples, spec.evaluation)
+    sizes(
+        description.train_examples,
+        description.holdout_examples,
+        description.test_examples,
+        spec.evaluation,
+    )
     choices = choices_of(analysis.space, spec.rounding)
     budget = Budget.resolve(spec.budget, analysis.cost.full)
     check_reachable(analysis.cost, budget, choices)

@@ -107,7 +107,8 @@ class EvaluationSpec(Frozen):
     holdout: int = Field(
         1000,
         ge=1,
-        description="examples that score the trials; at most a quarter of those there are",
+        description="examples that score the trials; at most a quarter of those there are, or all "
+        "of a hold-out that the data bring",
     )
     test_fraction: float = Field(
         0.2, gt=0, lt=1, description="share kept for the test, where the data brings no test split"

@@ -4,8 +4,10 @@ Three kinds of files are read, told apart by their first bytes:
 
 - `.npz` without pickles, and safetensors, with arrays named `train_images`, `train_inputs`,
   `images`, `inputs`, `x` or `x_train`; labels `train_labels`, `labels`, `y` or `y_train`; a test
-  split as `test_images`, `test_inputs` or `x_test` with `test_labels` or `y_test`; names of the
-  classes as `class_names` or `classes` (in safetensors: the metadata field `classes`, JSON);
+  split as `test_images`, `test_inputs` or `x_test` with `test_labels` or `y_test`; a hold-out as
+  `holdout_images`, `holdout_inputs`, `val_images`, `val_inputs` or `x_val` with `holdout_labels`,
+  `val_labels` or `y_val`; names of the classes as `class_names` or `classes` (in safetensors: the
+  metadata field `classes`, JSON);
 - folders of images in a zip or tar file, see `search.evaluation.images`.
 
 Inputs are images, `uint8` or float, channels first, last or absent, or plain tensors of any shape,
@@ -31,10 +33,13 @@ from search.evaluation.images import ImageFolder, decode, scan
 _KEYS: Mapping[str, tuple[str, ...]] = {
     "train": ("train_images", "train_inputs", "images", "inputs", "x", "x_train"),
     "train labels": ("train_labels", "labels", "y", "y_train"),
+    "holdout": ("holdout_images", "holdout_inputs", "val_images", "val_inputs", "x_val"),
+    "holdout labels": ("holdout_labels", "val_labels", "y_val"),
     "test": ("test_images", "test_inputs", "x_test"),
     "test labels": ("test_labels", "y_test"),
     "classes": ("class_names", "classes"),
 }
+_SPLITS: Mapping[str, str] = {"train": "training", "holdout": "hold-out", "test": "test"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,7 @@ class Description(BaseModel):
     Attributes:
         kind: `"arrays"` or `"images"`.
         example_shape: as stored, without the number of examples.
+        holdout_examples: `None` if the file brings no hold-out of its own.
         test_examples: `None` if the file brings no test split.
         largest_label: `None` without labels.
         input_range: least and greatest of the whole numbers in arrays that were read; else `None`.
@@ -69,16 +75,18 @@ class Description(BaseModel):
     labelled: bool
     largest_label: int | None
     classes: tuple[str, ...]
+    holdout_examples: int | None = None
     input_range: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Training examples, the test split if the file brings one, and the names of the classes."""
+    """Training examples, and the test split and the hold-out if the file brings them."""
 
     train: Examples
     test: Examples | None
     description: Description
+    holdout: Examples | None = None
 
     @property
     def labelled(self) -> bool:
@@ -89,12 +97,19 @@ class Dataset:
 class _Source:
     """A dataset's file: headers and labels are known, inputs are not read yet."""
 
-    train: Lazy
-    test: Lazy | None
+    inputs: Mapping[str, Lazy]
     labels: Mapping[str, Array]
     classes: tuple[str, ...]
     kind: str
     folder: ImageFolder | None = None
+
+    @property
+    def train(self) -> Lazy:
+        return self.inputs["train"]
+
+    def count(self, split: str) -> int | None:
+        """How many examples a split has, if the file brings it."""
+        return self.inputs[split].shape[0] if split in self.inputs else None
 
 
 def _file_kind(path: Path) -> str:
@@ -145,20 +160,20 @@ def _from_arrays(arrays: dict[str, Lazy], classes: tuple[str, ...]) -> _Source:
             found[meaning] = arrays[here[0]]
     if "train" not in found:
         raise DatasetError(f"no inputs: name their array one of {', '.join(_KEYS['train'])}")
-    for meaning in ("train", "test"):
-        lazy = found.get(meaning)
-        if lazy and (not lazy.shape or lazy.dtype.kind not in "buif"):
+    inputs = {split: found[split] for split in _SPLITS if split in found}
+    for lazy in inputs.values():
+        if not lazy.shape or lazy.dtype.kind not in "buif":
             raise DatasetError(f"array {lazy.name!r} of {lazy.dtype} and {lazy.shape} is no input")
-    labels: dict[str, Array] = {
-        meaning: _labels(found[f"{meaning} labels"], found[meaning].shape[0])
-        for meaning in ("train", "test")
-        if meaning in found and f"{meaning} labels" in found
-    }
-    if "test labels" in found and "test" not in found:
-        raise DatasetError("there are test labels but no test inputs")
+    labels: dict[str, Array] = {}
+    for split, words in _SPLITS.items():
+        if f"{split} labels" not in found:
+            continue
+        if split not in inputs:
+            raise DatasetError(f"there are {words} labels but no {words} inputs")
+        labels[split] = _labels(found[f"{split} labels"], inputs[split].shape[0])
     if "classes" in found:
         classes = _class_names(found["classes"])
-    return _Source(found["train"], found.get("test"), labels, classes, "arrays")
+    return _Source(inputs, labels, classes, "arrays")
 
 
 def _class_names(lazy: Lazy) -> tuple[str, ...]:
@@ -178,8 +193,8 @@ def _from_images(path: Path, kind: str, limits: DataLimits) -> _Source:
         shape = (len(folder.names[split]), *folder.example_shape)
         return Lazy(split, shape, np.dtype(np.uint8), unread)
 
-    test = lazy("test") if "test" in folder.names else None
-    return _Source(lazy("train"), test, folder.labels or {}, folder.classes, "images", folder)
+    inputs = {split: lazy(split) for split in _SPLITS if split in folder.names}
+    return _Source(inputs, folder.labels or {}, folder.classes, "images", folder)
 
 
 def _open(path: Path, limits: DataLimits) -> _Source:
@@ -195,26 +210,28 @@ def _open(path: Path, limits: DataLimits) -> _Source:
 
 
 def _check(source: _Source, limits: DataLimits) -> None:
-    train, test, labels = source.train, source.test, source.labels
-    total = train.nbytes + (test.nbytes if test else 0)
+    train, labels = source.train, source.labels
+    total = sum(lazy.nbytes for lazy in source.inputs.values())
     if total > limits.max_bytes:
         raise DatasetTooLarge(f"{total} bytes of inputs are above the limit of {limits.max_bytes}")
-    for name, lazy in (("training", train), ("test", test)):
-        if lazy is not None and 0 in lazy.shape:
-            raise DatasetError(f"the {name} inputs have shape {lazy.shape}: there are no examples")
-    if test is not None and (test.shape[1:], test.dtype) != (train.shape[1:], train.dtype):
-        raise DatasetError(
-            f"test examples are {test.shape[1:]} of {test.dtype}, training examples "
-            f"{train.shape[1:]} of {train.dtype}: store both alike"
-        )
-    if test is not None and ("train" in labels) != ("test" in labels):
-        raise LabelsInvalid("label both the training and the test examples, or neither")
-    for name, values in labels.items():
+    for split, lazy in source.inputs.items():
+        words = _SPLITS[split]
+        if 0 in lazy.shape:
+            raise DatasetError(f"the {words} inputs have shape {lazy.shape}: there are no examples")
+        if (lazy.shape[1:], lazy.dtype) != (train.shape[1:], train.dtype):
+            raise DatasetError(
+                f"{words} examples are {lazy.shape[1:]} of {lazy.dtype}, training examples "
+                f"{train.shape[1:]} of {train.dtype}: store both alike"
+            )
+        if ("train" in labels) != (split in labels):
+            raise LabelsInvalid(f"label both the training and the {words} examples, or neither")
+    for split, values in labels.items():
+        words = _SPLITS[split]
         if int(values.min()) < 0:
-            raise LabelsInvalid(f"the {name} labels hold {int(values.min())}: labels count from 0")
+            raise LabelsInvalid(f"the {words} labels hold {int(values.min())}: labels count from 0")
         if source.classes and int(values.max()) >= len(source.classes):
             raise LabelsInvalid(
-                f"the {name} labels reach {int(values.max())}, but there are names for "
+                f"the {words} labels reach {int(values.max())}, but there are names for "
                 f"{len(source.classes)} classes"
             )
     if "train" in labels and len(np.unique(labels["train"])) < 2:
@@ -231,7 +248,8 @@ def _describe(source: _Source) -> Description:
         example_shape=source.train.shape[1:],
         dtype=source.train.dtype.name,
         train_examples=source.train.shape[0],
-        test_examples=source.test.shape[0] if source.test else None,
+        holdout_examples=source.count("holdout"),
+        test_examples=source.count("test"),
         labelled="train" in source.labels,
         largest_label=largest,
         classes=source.classes,
@@ -264,20 +282,17 @@ def load_dataset(path: Path, limits: DataLimits = LIMITS) -> Dataset:
     if source.folder is not None:
         inputs = decode(source.folder, limits)
     else:
-        lazies = {"train": source.train, "test": source.test}
-        inputs = {name: lazy.read() for name, lazy in lazies.items() if lazy is not None}
-    for name, values in inputs.items():
+        inputs = {split: lazy.read() for split, lazy in source.inputs.items()}
+    for split, values in inputs.items():
         if values.dtype.kind == "f":
-            _finite(name, values)
+            _finite(_SPLITS[split], values)
     description = _describe(source)
     if source.train.dtype.kind in "ui" and source.folder is None:
         low = min(int(values.min()) for values in inputs.values())
         high = max(int(values.max()) for values in inputs.values())
         description = description.model_copy(update={"input_range": (low, high)})
-    native = {
-        name: values.astype(values.dtype.newbyteorder("="), copy=False)
-        for name, values in inputs.items()
-    }
-    train = Examples(native["train"], source.labels.get("train"))
-    test = Examples(native["test"], source.labels.get("test")) if "test" in native else None
-    return Dataset(train, test, description)
+    examples: dict[str, Examples] = {}
+    for split, values in inputs.items():
+        native = values.astype(values.dtype.newbyteorder("="), copy=False)
+        examples[split] = Examples(native, source.labels.get(split))
+    return Dataset(examples["train"], examples.get("test"), description, examples.get("holdout"))

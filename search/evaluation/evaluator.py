@@ -92,6 +92,8 @@ class Evaluator:
         self.feed = Feed(dataset.train, self.fit, manifest.preprocessing, self.device)
         own_test = dataset.test if self.splits.own_test and dataset.test else dataset.train
         self._test_feed = Feed(own_test, self.fit, manifest.preprocessing, self.device)
+        own_holdout = dataset.holdout or dataset.train
+        self._holdout_feed = Feed(own_holdout, self.fit, manifest.preprocessing, self.device)
         self._references: dict[str, Tensor] = {}
         self._cache: OrderedDict[Kept, Evaluated] = OrderedDict()
         self._baseline: dict[str, float] | None = None
@@ -101,7 +103,8 @@ class Evaluator:
     def examples(self, name: SplitName) -> tuple[Feed, Indices]:
         """Where a split's examples come from, and which they are."""
         indices: Indices = getattr(self.splits, name)
-        return (self._test_feed if name == "test" else self.feed), indices
+        feeds = {"holdout": self._holdout_feed, "test": self._test_feed}
+        return feeds.get(name, self.feed), indices
 
     def reference(self, name: SplitName) -> Tensor:
         """The original's class scores on a split, `(n, classes)`, computed once."""

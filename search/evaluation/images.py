@@ -1,4 +1,5 @@
-"""Image folders in a zip or tar file: one folder per class, `train/` and `test/` above if wanted.
+"""Image folders in a zip or tar file: one folder per class, below `train/`, `test/` and `holdout/`
+(or `val/`) if wanted.
 
     digits.zip            or            digits.tar.gz
         zero/001.png                        train/zero/001.png
@@ -28,7 +29,7 @@ from search.evaluation.errors import DatasetError, DatasetTooLarge
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 _GREY = frozenset({"1", "L", "LA"})
 _MODES = _GREY | {"P", "RGB", "RGBA", "CMYK", "YCbCr"}
-_SPLITS = ("train", "test")
+_SPLITS = {"train": "train", "test": "test", "holdout": "holdout", "val": "holdout"}
 _JUNK = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
 _MAX_FILE = 64 * 2**20
 
@@ -112,15 +113,16 @@ def _by_split(paths: dict[str, tuple[str, ...]]) -> dict[str, dict[str, str | No
         rest = parts[1:] if split else parts
         if len(rest) > 2:
             raise DatasetError(
-                f"{name} lies too deep: images belong in CLASS/, or in train/CLASS/ and test/CLASS/"
+                f"{name} lies too deep: images belong in CLASS/, or in train/CLASS/, test/CLASS/ "
+                "and holdout/CLASS/"
             )
         folder = rest[0] if len(rest) == 2 else None
-        found.setdefault(parts[0] if split else "train", {})[name] = folder
+        found.setdefault(_SPLITS[parts[0]] if split else "train", {})[name] = folder
     kinds = {folder is None for group in found.values() for folder in group.values()}
     if len(kinds) != 1:
         raise DatasetError("some images lie in class folders and some do not: use one or the other")
     if "train" not in found:
-        raise DatasetError("the archive has a folder test/ but no folder train/")
+        raise DatasetError(f"the archive has a folder {min(found)}/ but no folder train/")
     return found
 
 
@@ -155,7 +157,7 @@ def scan(path: Path, kind: str, limits: DataLimits) -> ImageFolder:
     index = {name: number for number, name in enumerate(classes)}
     unknown = {f for group in split.values() for f in group.values() if f is not None} - set(index)
     if unknown:
-        raise DatasetError(f"class {min(unknown)} has test images but no training images")
+        raise DatasetError(f"class {min(unknown)} has images, but none for training")
     names = {key: tuple(sorted(group)) for key, group in split.items()}
     labels = {
         key: np.array([index[split[key][name] or ""] for name in group], np.int64)

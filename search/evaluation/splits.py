@@ -16,14 +16,16 @@ Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """Disjoint sets of examples, by index.
+    """Disjoint sets of examples, by index into the training examples if not said otherwise.
 
     Attributes:
-        calibration: for batch-norm statistics, of the training examples.
+        calibration: for batch-norm statistics.
         tuning: for gradient steps; all the training examples that are left.
-        holdout: scores the trials and the epochs of fine-tuning.
-        test: for the final report, once; indices into `dataset.test` if `own_test`, else into the
-            training examples.
+        holdout: scores the trials and the epochs of fine-tuning; indices into `dataset.holdout` if
+            `own_holdout`.
+        test: for the final report, once; indices into `dataset.test` if `own_test`.
+        own_holdout: whether the data brought its own hold-out, of which as many examples are used
+            as the specification asks for.
         own_test: whether the data brought its own test split, which is then used whole.
     """
 
@@ -31,6 +33,7 @@ class Splits:
     tuning: Indices
     holdout: Indices
     test: Indices
+    own_holdout: bool
     own_test: bool
 
 
@@ -44,11 +47,12 @@ class Sizes:
     test: int
 
 
-def sizes(train: int, own_test: int | None, spec: EvaluationSpec) -> Sizes:
+def sizes(train: int, own_holdout: int | None, own_test: int | None, spec: EvaluationSpec) -> Sizes:
     """The sizes of the splits; hold-out and calibration take a quarter of the examples at most.
 
     Args:
         train: training examples.
+        own_holdout: examples of the hold-out that the data bring, if any.
         own_test: test examples that the data bring, if any.
 
     Raises:
@@ -56,13 +60,14 @@ def sizes(train: int, own_test: int | None, spec: EvaluationSpec) -> Sizes:
     """
     test = max(1, round(train * spec.test_fraction)) if own_test is None else own_test
     left = train - test if own_test is None else train
-    holdout = min(spec.holdout, max(1, left // 4))
+    taken = min(spec.holdout, max(1, left // 4)) if own_holdout is None else 0
+    holdout = taken if own_holdout is None else min(spec.holdout, own_holdout)
     calibration = min(spec.calibration, left // 4)
-    tuning = left - holdout - calibration
+    tuning = left - taken - calibration
     if tuning < 2:
         raise DatasetTooSmall(
             f"{max(left, 0)} examples are left for the search and training, of which the hold-out "
-            f"takes {holdout}: bring at least 3 besides the test, or lower evaluation.test_fraction"
+            f"takes {taken}: bring at least 3 besides the test, or lower evaluation.test_fraction"
         )
     return Sizes(calibration, tuning, holdout, test)
 
@@ -73,18 +78,26 @@ def split(dataset: Dataset, spec: EvaluationSpec, seed: int) -> Splits:
     Raises:
         DatasetTooSmall: see `sizes`.
     """
-    count = len(dataset.train)
-    take = sizes(count, None if dataset.test is None else len(dataset.test), spec)
-    order = np.random.default_rng(seed).permutation(count).astype(np.int64)
-    if dataset.test is not None:
+    own_holdout, own_test = (
+        None if own is None else len(own) for own in (dataset.holdout, dataset.test)
+    )
+    take = sizes(len(dataset.train), own_holdout, own_test, spec)
+    random = np.random.default_rng(seed)
+    order = random.permutation(len(dataset.train)).astype(np.int64)
+    if own_test is not None:
         test, rest = np.arange(take.test, dtype=np.int64), order
     else:
         test, rest = order[: take.test], order[take.test :]
-    holdout, calibration, tuning = np.split(rest, [take.holdout, take.holdout + take.calibration])
+    if own_holdout is not None:
+        holdout = random.permutation(own_holdout).astype(np.int64)[: take.holdout]
+    else:
+        holdout, rest = rest[: take.holdout], rest[take.holdout :]
+    calibration, tuning = rest[: take.calibration], rest[take.calibration :]
     return Splits(
         np.sort(calibration),
         np.sort(tuning),
         np.sort(holdout),
         np.sort(test),
-        dataset.test is not None,
+        own_holdout is not None,
+        own_test is not None,
     )

@@ -73,6 +73,7 @@ def npy(array: Array, *, header: bytes | None = None) -> bytes:
 def test_npz_gives_the_arrays_back(tmp_path: Path, compressed: bool) -> None:
     stored = {"train_images": arrays()["images"], "train_labels": arrays()["labels"]}
     stored |= {"test_images": arrays(4)["images"], "test_labels": arrays(4)["labels"]}
+    stored |= {"val_images": arrays(5)["images"] // 2, "val_labels": arrays(5)["labels"]}
     stored["class_names"] = np.array(["a", "b", "ü"])
     path = tmp_path / "blob"  # the kind is told by the content
     with path.open("wb") as file:
@@ -81,6 +82,9 @@ def test_npz_gives_the_arrays_back(tmp_path: Path, compressed: bool) -> None:
     np.testing.assert_array_equal(dataset.train.inputs, stored["train_images"])
     assert dataset.test is not None
     np.testing.assert_array_equal(dataset.test.inputs, stored["test_images"])
+    assert dataset.holdout is not None
+    np.testing.assert_array_equal(dataset.holdout.inputs, stored["val_images"])
+    assert dataset.description.holdout_examples == 5
     assert dataset.train.labels is not None
     np.testing.assert_array_equal(dataset.train.labels, stored["train_labels"])
     assert dataset.description.classes == ("a", "b", "ü")
@@ -119,6 +123,7 @@ def test_image_folders_become_classes(
         f"{around}train/nil/a.png": png(20),
         f"{around}train/one/a.png": png(30),
         f"{around}test/nil/x.png": png(40),
+        f"{around}val/one/x.png": png(50),
         f"{around}train/.DS_Store": b"junk",
     }
     dataset = load_dataset(pack(tmp_path / "d", members))
@@ -129,6 +134,10 @@ def test_image_folders_become_classes(
     assert dataset.train.labels.tolist() == [0, 1, 1]
     assert dataset.test is not None
     assert dataset.test.inputs[0, 0, 0] == 40
+    assert dataset.holdout is not None
+    assert dataset.holdout.inputs[0, 0, 0] == 50
+    assert dataset.holdout.labels is not None
+    assert dataset.holdout.labels.tolist() == [1]
 
 
 def test_colour_and_grey_images_become_colour(tmp_path: Path) -> None:
@@ -168,6 +177,8 @@ BAD_ARRAYS: dict[str, tuple[dict[str, Array], type[DatasetError], str]] = {
     "half labelled": ({**arrays(), "test_images": arrays(4)["images"]}, LabelsInvalid, "neither"),
     "other test": ({"x": np.zeros((4, 2)), "x_test": np.zeros((4, 3))}, DatasetError, "alike"),
     "test labels": ({**arrays(), "y_test": np.arange(3)}, DatasetError, "no test inputs"),
+    "bare hold-out": ({**arrays(), "x_val": arrays(4)["images"]}, LabelsInvalid, "the hold-out"),
+    "other hold-out": ({"x": np.zeros((4, 2)), "x_val": np.zeros((4, 3))}, DatasetError, "alike"),
     "NaN": ({"x": np.full((4, 2), np.nan)}, DatasetError, "NaN"),
     "infinity": ({"x": np.full((4, 2), np.inf, np.float16)}, DatasetError, "infinity"),
 }

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -59,6 +60,18 @@ def test_the_baseline_is_the_original_on_the_holdout() -> None:
     assert found["top1"] > 0.9
     assert found["agreement"] == 1.0
     assert found["kl"] == pytest.approx(0, abs=1e-9)
+
+
+def test_a_hold_out_of_ones_own_scores_the_trials() -> None:
+    images, labels = raw()
+    data = digits().dataset
+    # Labels that are all wrong show which examples were scored; the training ones are the same.
+    wrong = Examples(images[:200], (labels[:200] + 1) % 10)
+    made = evaluator(dataset=dataclasses.replace(data, holdout=wrong))
+    assert len(made.splits.holdout) == 200
+    assert made.baseline()["top1"] < 0.1
+    assert made.evaluate(kept(0.9)).metrics["top1"] < 0.3
+    assert made.evaluate(kept(0.9)).metrics["agreement"] > 0.5
 
 
 def test_keeping_everything_without_recalibration_is_the_original() -> None:

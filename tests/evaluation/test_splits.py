@@ -11,19 +11,24 @@ from search.evaluation.splits import split
 from search.spec import EvaluationSpec
 
 
-def dataset(train: int, test: int | None = None) -> Dataset:
+def dataset(train: int, test: int | None = None, holdout: int | None = None) -> Dataset:
     description = Description(
         kind="arrays",
         example_shape=(1,),
         dtype="float32",
         train_examples=train,
         test_examples=test,
+        holdout_examples=holdout,
         labelled=False,
         largest_label=None,
         classes=(),
     )
-    own = None if test is None else Examples(np.zeros((test, 1)), None)
-    return Dataset(Examples(np.zeros((train, 1)), None), own, description)
+    first, *others = (
+        None if count is None else Examples(np.zeros((count, 1)), None)
+        for count in (train, test, holdout)
+    )
+    assert first is not None
+    return Dataset(first, others[0], description, others[1])
 
 
 @settings(max_examples=200, deadline=None)
@@ -59,6 +64,19 @@ def test_no_example_is_in_two_splits_and_none_is_lost(
     assert len(found.tuning) >= 2
     for name in ("calibration", "tuning", "holdout", "test"):
         np.testing.assert_array_equal(getattr(found, name), getattr(again, name))
+
+
+@pytest.mark.parametrize(("wanted", "taken"), [(20, 20), (500, 40)])
+def test_a_hold_out_of_ones_own_takes_no_training_examples(wanted: int, taken: int) -> None:
+    spec = EvaluationSpec(holdout=wanted, calibration=8)
+    found = split(dataset(100, 10, holdout=40), spec, 0)
+    assert found.own_holdout
+    assert len(found.holdout) == taken
+    assert set(found.holdout.tolist()) <= set(range(40))
+    of_train = np.concatenate([found.calibration, found.tuning])
+    assert sorted(of_train.tolist()) == list(range(100))
+    other = split(dataset(100, 10, holdout=40), spec, 1)
+    assert (other.holdout.tolist() == found.holdout.tolist()) == (taken == 40)
 
 
 def test_the_seed_matters() -> None:
