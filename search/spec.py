@@ -82,7 +82,22 @@ class NetAdaptSpec(Frozen):
     tuning_steps: int = Field(10, ge=0, le=100_000, description="short fine-tuning of each trial")
 
 
-StrategySpec = Annotated[UniformSpec | RandomSpec | NetAdaptSpec, Field(discriminator="name")]
+class SensitivitySpec(Frozen):
+    """One tolerated drop for all groups, from the curves of single groups (Li et al. 2017)."""
+
+    name: Literal["sensitivity"] = "sensitivity"
+    levels: int = Field(
+        9,
+        ge=1,
+        le=99,
+        description="widths at which each group is measured on its own; 9 keeps 90 %, 80 %, ... "
+        "10 % of its channels",
+    )
+
+
+StrategySpec = Annotated[
+    UniformSpec | RandomSpec | NetAdaptSpec | SensitivitySpec, Field(discriminator="name")
+]
 Criterion = Literal["l1", "l2", "bn_scale", "random"]
 Metric = Literal["top1", "top5", "cross_entropy", "agreement"]
 

@@ -21,6 +21,7 @@ from search.spec import (
     NetAdaptSpec,
     RandomSpec,
     RoundingSpec,
+    SensitivitySpec,
 )
 
 ROOT = Path(__file__).parent.parent
@@ -63,7 +64,7 @@ def test_a_module_can_be_held_in_mind() -> None:
 def test_the_guide_names_every_setting() -> None:
     guide = (ROOT / "docs" / "guide.md").read_text()
     parts: list[type[BaseModel]] = [JobSpec, EvaluationSpec, FineTuneSpec, RoundingSpec]
-    parts += [BudgetSpec, NetAdaptSpec, RandomSpec]
+    parts += [BudgetSpec, NetAdaptSpec, RandomSpec, SensitivitySpec]
     names = {name for part in parts for name in part.model_fields}
     names |= {name.upper() for name in Settings.model_fields}
     assert not {name for name in names if not re.search(rf"\b{name}\b", guide)}

@@ -134,7 +134,10 @@ def register(app: typer.Typer) -> None:
             ),
         ],
         strategy: Annotated[
-            str, typer.Option(help="uniform, random or netadapt; see --set for its settings.")
+            str,
+            typer.Option(
+                help="uniform, random, netadapt or sensitivity; see --set for its settings."
+            ),
         ] = "netadapt",
         set_: Annotated[
             list[str],

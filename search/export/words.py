@@ -21,6 +21,7 @@ STRATEGIES: Mapping[str, str] = {
     "uniform": "Uniform",
     "random": "Random search",
     "netadapt": "NetAdapt",
+    "sensitivity": "Sensitivity of single groups",
 }
 _FRACTIONS = frozenset({"top1", "top5", "agreement"})
 

@@ -6,16 +6,18 @@ from collections.abc import Callable
 from typing import Any
 
 from search.cost import Budget, CostModel, check_reachable
-from search.spec import NetAdaptSpec, RandomSpec, StrategySpec, UniformSpec
+from search.spec import NetAdaptSpec, RandomSpec, SensitivitySpec, StrategySpec, UniformSpec
 from search.strategies.base import Problem, Strategy
 from search.strategies.netadapt import NetAdapt
 from search.strategies.random import RandomSearch
+from search.strategies.sensitivity import Sensitivity
 from search.strategies.uniform import Uniform
 
 REGISTRY: dict[type[StrategySpec], Callable[[Any, Problem], Strategy]] = {
     UniformSpec: Uniform,
     RandomSpec: RandomSearch,
     NetAdaptSpec: NetAdapt,
+    SensitivitySpec: Sensitivity,
 }
 """What builds each strategy, by the type of its specification."""
 

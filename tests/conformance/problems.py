@@ -70,7 +70,7 @@ class Toy:
     score: Score
 
 
-def logarithmic(values: Sequence[float]) -> Score:
+def logarithmic(values: Sequence[float]) -> Callable[[Plan], float]:
     """Worth that grows with each width, less and less: `sum(value * log(width))`."""
     return lambda plan: float(np.dot(values, np.log(plan)))
 
@@ -92,7 +92,7 @@ def toys(pick: draw.DrawFn) -> Toy:
         limits[name] = least[name] + int(share * (most[name] - least[name]))
     values = [pick(draw.floats(0, 4)) for _ in range(groups)]
     score = logarithmic(values)
-    problem = Problem(cost, Budget(limits), choices, pick(draw.integers(0, 2**40)), 0.0)
+    problem = Problem(cost, Budget(limits), choices, pick(draw.integers(0, 2**40)), score(full))
     return Toy(problem, score)
 
 

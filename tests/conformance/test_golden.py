@@ -14,6 +14,8 @@ GOLDEN: dict[str, tuple[Plan, int]] = {  # the winner, and how many trials it to
     "netadapt": ((32, 12, 32, 20, 32, 32), 31),
     "netadapt-ratio": ((32, 11, 32, 21, 32, 32), 31),
     "netadapt-stretched": ((32, 10, 32, 25, 32, 32), 25),
+    "sensitivity": ((32, 6, 32, 32, 32, 32), 55),  # a single cut: group 1 is worth nearly nothing
+    "sensitivity-coarse": ((32, 15, 32, 15, 32, 19), 13),
 }
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as draw
 
 from search.cost import Budget
 from search.space import widths
-from search.spec import NetAdaptSpec, RandomSpec, StrategySpec, UniformSpec
+from search.spec import NetAdaptSpec, RandomSpec, SensitivitySpec, StrategySpec, UniformSpec
 from search.strategies import REGISTRY
 from search.strategies.base import Outcome, Problem
 from search.strategies.fitting import uniform_plan
@@ -24,6 +24,8 @@ SPECS: dict[str, StrategySpec] = {
     "netadapt": NetAdaptSpec(first_step=0.1, decay=0.95),
     "netadapt-ratio": NetAdaptSpec(first_step=0.1, decay=0.95, selection="ratio"),
     "netadapt-stretched": NetAdaptSpec(first_step=0.01, decay=0.6),
+    "sensitivity": SensitivitySpec(),
+    "sensitivity-coarse": SensitivitySpec(levels=2),
 }
 WITHIN_THROUGHOUT = ("uniform", "random")  # strategies whose every proposal is within the budget
 
@@ -167,10 +169,10 @@ def known() -> Toy:
     limits = {"macs": cost.of(full)["macs"] // 2}
     choices = tuple(widths(count) for count in full)
     score = logarithmic([3.0, 0.1, 3.0, 0.1, 3.0, 0.1])
-    return Toy(Problem(cost, Budget(limits), choices, 0, 0.0), score)
+    return Toy(Problem(cost, Budget(limits), choices, 0, score(full)), score)
 
 
-@pytest.mark.parametrize("name", ["random", "netadapt", "netadapt-ratio"])
+@pytest.mark.parametrize("name", ["random", "netadapt", "netadapt-ratio", "sensitivity"])
 @pytest.mark.parametrize("seed", range(5))
 def test_better_than_uniform_on_a_known_problem(name: str, seed: int) -> None:
     toy = known()
