@@ -52,26 +52,33 @@ def train_images(indices: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray
     return images, labels[indices].astype(np.int64)
 
 
-def dataset(network: str, examples: int, seed: int) -> dict[str, NDArray[Any]]:
+def dataset(network: str, examples: int, seed: int, *, holdout: int = 0) -> dict[str, NDArray[Any]]:
     """Arrays for a job: `examples` training images, and test images that the network never saw.
 
     `resnet20a_holdout` is tested on training images 40,000 to 49,999, which it has not seen; the
     other networks have seen all of those and are tested on the 1,000 lossless test images.
+
+    Args:
+        holdout: images of a hold-out of its own; 0 leaves it to the job to draw one from the
+            training images. For `resnet20a_holdout` the first ones from 40,000 on, unseen too and
+            not in the test; for the others further training images, which they have seen.
     """
-    rng = np.random.default_rng(seed)
-    seen = UNSEEN if network.endswith("holdout") else 50_000
-    images, labels = train_images(np.sort(rng.permutation(seen)[:examples]))
-    if network.endswith("holdout"):
-        test, test_labels = train_images(np.arange(UNSEEN, 50_000))
-    else:
+    of_its_own = network.endswith("holdout")
+    order = np.random.default_rng(seed).permutation(UNSEEN if of_its_own else 50_000)
+    unseen = np.arange(UNSEEN, 50_000)
+    parts = {"train": order[:examples], "holdout": order[examples:][:holdout]}
+    if of_its_own:
+        parts |= {"holdout": unseen[:holdout], "test": unseen[holdout:]}
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, indices in parts.items():
+        if len(indices):
+            images, labels = train_images(np.sort(indices))
+            arrays |= {f"{name}_images": images, f"{name}_labels": labels}
+    if "test" not in parts:
         with np.load(folder() / "cifar10_test1000.npz", allow_pickle=False) as data:
-            test, test_labels = data["test_images"], data["test_labels"].astype(np.int64)
-    return {
-        "train_images": images,
-        "train_labels": labels,
-        "test_images": test,
-        "test_labels": test_labels,
-    }
+            arrays["test_images"] = data["test_images"]
+            arrays["test_labels"] = data["test_labels"].astype(np.int64)
+    return arrays
 
 
 def trained(network: str) -> nn.Module:

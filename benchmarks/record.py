@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,12 +32,16 @@ def _commit() -> str:
         return "unknown"
     root = Path(__file__).parent
     run = subprocess.run([git, "rev-parse", "HEAD"], capture_output=True, text=True, cwd=root)
-    state = subprocess.run([git, "status", "--porcelain"], capture_output=True, text=True, cwd=root)
+    code = [":/", ":(top,exclude)benchmarks/results"]  # results appear while a benchmark runs
+    state = subprocess.run(
+        [git, "status", "--porcelain", "--", *code], capture_output=True, text=True, cwd=root
+    )
     return run.stdout.strip() + (" with changes" if state.stdout.strip() else "")
 
 
+@cache
 def environment() -> dict[str, Any]:
-    """Kind of machine and versions, as JSON values."""
+    """Kind of machine and versions when it was first asked, as JSON values."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -45,15 +51,20 @@ def environment() -> dict[str, Any]:
     }
 
 
-def save(name: str, module: str, figures: dict[str, Any]) -> Path:
-    """Write `results/NAME.json`: the figures, with how to get them again.
+def described(module: str, figures: dict[str, Any]) -> dict[str, Any]:
+    """The figures, with how to get them again.
 
     Args:
         module: the benchmark's module, for the command that repeats it.
     """
+    return (
+        {"command": shlex.join(["python", "-m", module, *sys.argv[1:]])} | environment() | figures
+    )
+
+
+def save(name: str, module: str, figures: dict[str, Any]) -> Path:
+    """Write `results/NAME.json`, see `described`."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    command = " ".join(["python", "-m", module, *sys.argv[1:]])
-    record = {"command": command, **environment(), **figures}
-    path.write_text(json.dumps(record, indent=2) + "\n")
+    path.write_text(json.dumps(described(module, figures), indent=2) + "\n")
     return path
