@@ -105,7 +105,7 @@ class Runs:
         """
         options, subject = self.options, self.subject
         evaluation: dict[str, Any] = {
-            "metric": options.metric,
+            "metric": options.metric or subject.metric,
             "holdout": options.holdout,
             "calibration": options.calibration,
         }
@@ -244,7 +244,7 @@ def _options() -> argparse.Namespace:
         "--plan-variants", nargs="+", choices=VARIANTS, default=["none", "parallel"]
     )
     parser.add_argument("--budget", default="50%")
-    parser.add_argument("--metric", default="top1")
+    parser.add_argument("--metric", help="that scores the trials; else by the network")
     parser.add_argument("--holdout", type=int, default=1000)
     parser.add_argument("--calibration", type=int, default=512)
     parser.add_argument("--out", default=str(RESULTS / "methods"), help="folder of the results")

@@ -18,6 +18,7 @@ from torch import Tensor
 import espalier
 from benchmarks import cifar, imagenet, networks
 from espalier.format.package import Preprocessing
+from search.spec import Metric
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -28,6 +29,7 @@ class Subject:
 
     Attributes:
         evaluations: that every method gets, unless asked otherwise.
+        metric: that scores the trials, unless asked otherwise.
         epochs: of the fine-tuning that every winner gets; 0 where there are too few images.
         augment: of the fine-tuning.
         holdout_is: what scores the trials, in words.
@@ -37,6 +39,7 @@ class Subject:
 
     name: str
     evaluations: int
+    metric: Metric
     epochs: int
     augment: str
     example: Tensor
@@ -71,12 +74,31 @@ def _cifar(name: str, evaluations: int, holdout_is: str, test_is: str) -> Subjec
     return Subject(
         name,
         evaluations,
+        metric="top1",
         epochs=1,
         augment="crop_flip",
         example=cifar.EXAMPLE,
         preprocessing=cifar.PREPROCESSING,
         holdout_is=holdout_is,
         test_is=test_is,
+        data=data,
+    )
+
+
+def _imagenet(name: str, evaluations: int, pixels: int) -> Subject:
+    def data() -> Arrays:
+        return imagenet.dataset(pixels, holdout=300, test=350, seed=0)
+
+    return Subject(
+        name,
+        evaluations,
+        metric="cross_entropy",  # of a thousand classes, cut networks get none of 300 images right
+        epochs=0,
+        augment="none",
+        example=imagenet.example(pixels),
+        preprocessing=imagenet.PREPROCESSING,
+        holdout_is="300 images of ImageNet's training set",
+        test_is="350 other images of ImageNet's training set",
         data=data,
     )
 
@@ -95,16 +117,7 @@ SUBJECTS = {
         ),
         _cifar("cifar10_resnet20a", 130, _SEEN, _TEST),
         _cifar("cifar10_resnet56a", 300, _SEEN, _TEST),
-        Subject(
-            "imagenet_mobilenet_v1_0.25_128",
-            130,
-            epochs=0,
-            augment="none",
-            example=imagenet.EXAMPLE,
-            preprocessing=imagenet.PREPROCESSING,
-            holdout_is="300 images of ImageNet's training set",
-            test_is="350 other images of ImageNet's training set",
-            data=lambda: imagenet.dataset(holdout=300, test=350, seed=0),
-        ),
+        _imagenet("imagenet_mobilenet_v1_0.25_128", 130, 128),
+        _imagenet("imagenet_mobilenet_v1_0.5_160", 130, 160),
     )
 }

@@ -12,7 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import comparison
 from benchmarks.record import RESULTS
+from benchmarks.subjects import SUBJECTS
 
 PAGE = Path(__file__).parent / "README.md"
 STRATEGIES = ("uniform", "random", "netadapt")
@@ -106,11 +108,37 @@ def core() -> str:
 
 def _commands(records: list[dict[str, Any]]) -> str:
     machines = {f"{r['processor']}, {r['cores']} cores, torch {r['torch']}" for r in records}
-    lines = [f"    {r['command']}" for r in records]
+    lines = list(dict.fromkeys(f"    {r['command']}" for r in records))
     return "\n".join([*lines, "", f"Machine: {'; '.join(sorted(machines))}."])
 
 
-TABLES: dict[str, Callable[[], str]] = {"compress": compress, "faults": faults, "core": core}
+def methods() -> str:
+    """All search methods on the networks that have results, one table each."""
+    parts, records = [], []
+    for name, subject in SUBJECTS.items():
+        if comparison.recorded(name):
+            head, rows, found = comparison.searches(name)
+            records += found
+            splits = f"Hold-out: {subject.holdout_is}. Test: {subject.test_is}."
+            parts.append(f"**{name}**. {splits}\n\n{_table(head, rows)}")
+    if not parts:
+        return "No results yet."
+    return "\n\n".join([*parts, "![Best score](results/methods/curves.svg)", _commands(records)])
+
+
+def correlation() -> str:
+    """How well scores predict the accuracy after fine-tuning."""
+    head, rows, records = comparison.correlations()
+    return _table(head, rows) + "\n\n" + _commands(records) if rows else "No results yet."
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "compress": compress,
+    "methods": methods,
+    "correlation": correlation,
+    "faults": faults,
+    "core": core,
+}
 
 
 def generated(text: str) -> str:
@@ -131,6 +159,7 @@ def main() -> None:
     if options.check and before != after:
         raise SystemExit(f"{PAGE} is not what the results give: run python -m benchmarks.tables")
     PAGE.write_text(after)
+    comparison.plot()
 
 
 if __name__ == "__main__":
