@@ -151,6 +151,10 @@ class Client(Connection):
         found = self.get(url_of("jobs", job, "artifacts"))["items"]
         return list(found)
 
+    def sensitivity(self, job: str) -> Json:
+        """What each channel group can lose, as measured by a job of the strategy `sensitivity`."""
+        return self.get(url_of("jobs", job, "artifacts", "sensitivity.json"))
+
     def download(
         self, job: str, folder: str | Path = ".", *, progress: Progress | None = None
     ) -> list[Path]:

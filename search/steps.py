@@ -181,7 +181,7 @@ def _tuner(
     evaluator = context.evaluator
     start = _start(winner, files)
     network = evaluator.network(winner.kept, start)
-    if start is None:  # the state that the trial was scored with
+    if start is None and not evaluator.is_whole(winner.kept):  # as the trial was scored
         evaluator.recalibrate(network)
     inputs = context.inputs
     subject = json.dumps([inputs.to_json(), winner.kept, winner.weights])

@@ -71,15 +71,15 @@ def settings(items: list[str]) -> dict[str, Any]:
     return found
 
 
-def _known(kind: str, given: str) -> None:
+def known(kind: str, given: str) -> None:
     """Fail unless it is a file or looks like an id, before anything is sent."""
     if not Path(given).is_file() and not _ID.match(given):
         fail(f"there is no file {given}, and it is no {kind}'s id: correct it", code=2)
     if kind == "dataset" and given.endswith(".espalier"):
-        fail(f"--data {given}: that is a network's package; give the data to prune with", code=2)
+        fail(f"{given} is a network's package: give the data to prune with", code=2)
 
 
-def _sent(client: Client, kind: str, given: str) -> dict[str, Any]:
+def sent(client: Client, kind: str, given: str) -> dict[str, Any]:
     """The uploaded file, or the one that an id names."""
     path = Path(given)
     if not path.is_file():
@@ -160,11 +160,11 @@ def register(app: typer.Typer) -> None:
         spec["budget"] = budget(budget_)
         if name is not None:
             spec["name"] = name
-        _known("network", network)
-        _known("dataset", data)
+        known("network", network)
+        known("dataset", data)
         with connected(url) as client:
-            spec["network"] = _sent(client, "network", network)["id"]
-            spec["dataset"] = _sent(client, "dataset", data)["id"]
+            spec["network"] = sent(client, "network", network)["id"]
+            spec["dataset"] = sent(client, "dataset", data)["id"]
             job = client.submit(spec)
             out.print(job["id"])
             if watch:
@@ -179,9 +179,9 @@ def register(app: typer.Typer) -> None:
         url: Url = URL,
     ) -> None:
         """Show what a network costs, what of it can be pruned, and what cannot and why."""
-        _known("network", network)
+        known("network", network)
         with connected(url) as client:
-            view = _sent(client, "network", network)
+            view = sent(client, "network", network)
             if as_json:
                 out.print_json(data=view)
             else:

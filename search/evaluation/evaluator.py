@@ -163,6 +163,10 @@ class Evaluator:
         cut.load_state_dict(dict(state))
         return apply_further(cut, self.space, parent, kept).eval() if parent != kept else cut.eval()
 
+    def is_whole(self, kept: Kept) -> bool:
+        """Whether nothing is cut: untuned, that is the original, which keeps its statistics."""
+        return tuple(map(len, kept)) == self.space.full
+
     def recalibrate(self, network: nn.Module) -> None:
         """Batch-norm statistics from the calibration examples, in place."""
         indices, size = self.splits.calibration, self.spec.evaluation.batch_size
@@ -189,7 +193,8 @@ class Evaluator:
         network = apply(self.original, self.space, kept) if plain else self.network(kept, start)
         if tuning_steps:
             self._tune(network, tuning_steps, seed)
-        self.recalibrate(network)
+        if not (plain and self.is_whole(kept)):
+            self.recalibrate(network)
         metrics = self.measure(network, "holdout")
         state = {} if plain else snapshot(network)
         result = Evaluated(finite(metrics), self.score(metrics), kept, state)

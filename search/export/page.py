@@ -70,6 +70,11 @@ table { border-collapse:collapse; width:100%; font-variant-numeric:tabular-nums 
 th, td { text-align:right; padding:.5em .4em .5em 1em; border-bottom:1px solid var(--line);
   white-space:nowrap }
 th:first-child, td:first-child { text-align:left; padding-left:0 }
+.heat { font-size:.84rem }
+.heat td, .heat thead th { padding:.34em .36em; border-bottom-color:#fff }
+.heat thead th { white-space:nowrap }
+.heat tbody th { padding:.34em .5em .34em 0; max-width:13em; overflow:hidden;
+  text-overflow:ellipsis; font-family:ui-monospace,"Cascadia Mono","Liberation Mono",monospace }
 .words td, .words th { text-align:left; white-space:normal; overflow-wrap:anywhere;
   vertical-align:top }
 .words th { min-width:7.5em }

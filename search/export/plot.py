@@ -15,7 +15,7 @@ from search.export.words import COSTS, METRICS, cost_unit, is_fraction
 
 INK, MUTED, GRID = "#1f2a24", "#66736b", "#e3e8e2"
 TRIAL, WINNER, CONTROL, ORIGINAL, LIMIT = "#8fb3a1", "#0b6e4f", "#c8791b", "#1f2a24", "#b23a48"
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.hashsalt": "espalier",  # the same picture has the same bytes
     "svg.fonttype": "path",  # looks the same wherever it is opened
     "font.size": 10.5,
@@ -54,7 +54,8 @@ class Landscape:
     control: Point | None
 
 
-def _svg(figure: Figure) -> str:
+def as_svg(figure: Figure) -> str:
+    """The figure as an SVG element, the same bytes for the same picture."""
     stream = io.StringIO()
     canvas = FigureCanvasSVG(figure)
     canvas.print_svg(  # type: ignore[no-untyped-call]  # matplotlib's is not annotated
@@ -85,7 +86,7 @@ def landscape(shown: Landscape, cost: str, limit: int) -> str:
     def xy(points: Sequence[Point]) -> tuple[list[float], list[float]]:
         return [p.cost[cost] / factor for p in points], [p.value * scale for p in points]
 
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8.6, 4.6), layout="constrained", facecolor="none")
         axes = _axes(figure)
         axes.set_facecolor("none")
@@ -124,14 +125,14 @@ def landscape(shown: Landscape, cost: str, limit: int) -> str:
             loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False,
             columnspacing=1.6, handletextpad=0.5,
         )  # fmt: skip
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def progress(metric: str, values: Sequence[tuple[int, float]], original: float) -> str:
     """The metric on the hold-out after each epoch of fine-tuning, as an SVG element."""
     scale = 100.0 if is_fraction(metric) else 1.0
     epochs = [epoch for epoch, _ in values]
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8.6, 2.9), layout="constrained", facecolor="none")
         axes = _axes(figure)
         axes.set_facecolor("none")
@@ -148,4 +149,4 @@ def progress(metric: str, values: Sequence[tuple[int, float]], original: float) 
         axes.set_ylabel(f"{METRICS[metric]}{' (%)' if is_fraction(metric) else ''}")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.margins(y=0.15)
-        return _svg(figure)
+        return as_svg(figure)

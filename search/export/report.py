@@ -11,6 +11,7 @@ from search.export.loading import how_to_load
 from search.export.page import Markup, document, table, tag
 from search.export.plot import Landscape, Point, landscape, progress
 from search.export.result import Result
+from search.export.sensitivity import sensitivity_section
 
 Metrics = Mapping[str, Any]
 
@@ -22,12 +23,16 @@ def report(result: Result, metrics: Metrics) -> str:
         metrics: what `metrics.json` holds: hold-out and test metrics, measured costs, latency.
     """
     name = _title(result)
+    curves = sensitivity_section(result)
+    alone = result.plan == result.space.full  # nothing had to go: the curves are what was asked for
     return document(
         f"{name}, pruned",
         _header(result, name),
         _cards(metrics),
+        curves if alone else Markup(),
         _before_and_after(metrics),
         _plots(result, metrics),
+        Markup() if alone else curves,
         _comparison(result, metrics),
         _bars(result),
         _finetuning(result, metrics),

@@ -18,6 +18,7 @@ from search.export.onnx import export_onnx
 from search.export.plan import plan_facts
 from search.export.report import report
 from search.export.result import Result
+from search.export.sensitivity import has_curves, sensitivity_facts, sensitivity_svg
 from search.export.verify import VerificationFailed, verify
 
 _REFERENCE = 256  # hold-out examples whose outputs the exports must reproduce
@@ -31,6 +32,12 @@ MEDIA_TYPES: Mapping[str, str] = {
     "report.html": "text/html; charset=utf-8",
 }
 """The files of a result, in the order in which they are listed."""
+
+SENSITIVITY_TYPES: Mapping[str, str] = {
+    "sensitivity.json": "application/json",
+    "sensitivity.svg": "image/svg+xml",
+}
+"""What comes with them where the strategy measured sensitivity curves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +71,8 @@ def write_results(
     """Write, reload and measure everything that the user downloads.
 
     Args:
-        folder: an empty folder for the files of `MEDIA_TYPES`.
+        folder: an empty folder for the files of `MEDIA_TYPES`, and of `SENSITIVITY_TYPES` where
+            they apply.
         original: the package that the job began with.
         dataset: the job's data file.
         progress: told what is being done, and the fraction of it all.
@@ -95,11 +103,11 @@ def write_results(
         extra={"pruned": {"plan": list(result.plan), "strategy": result.spec.strategy.name}},
     )
     progress("onnx", 0.2)
-    facts = {
+    origin = {
         "espalier.preprocessing": manifest.preprocessing.model_dump(mode="json"),
         "espalier.classes": list(manifest.classes),
     }
-    export_onnx(network, inputs, onnx, facts)
+    export_onnx(network, inputs, onnx, origin)
     progress("verify", 0.4)
     measured = _verified(result, package, onnx, logits, original=original, dataset=dataset)
     progress("report", 0.9)
@@ -109,8 +117,15 @@ def write_results(
     metrics = _metrics(result, final, measured)
     _json(folder / "metrics.json", metrics | summary)
     (folder / "report.html").write_text(report(result, metrics), encoding="utf-8")
+    kinds = dict(MEDIA_TYPES)
+    if has_curves(result):
+        facts = sensitivity_facts(result)
+        _json(folder / "sensitivity.json", facts)
+        plot = sensitivity_svg(facts, background="white")
+        (folder / "sensitivity.svg").write_text(plot, encoding="utf-8")
+        kinds |= SENSITIVITY_TYPES
     progress("report", 1.0)
-    files = tuple(WrittenFile(name, folder / name, kind) for name, kind in MEDIA_TYPES.items())
+    files = tuple(WrittenFile(name, folder / name, kind) for name, kind in kinds.items())
     return Written(files, summary)
 
 

@@ -1,0 +1,134 @@
+"""Small multiples: one little plot a channel group, all on the same axes, as SVG."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from search.export.plot import GRID, INK, LIMIT, MUTED, STYLE, WINNER, as_svg
+from search.export.words import METRICS, is_fraction
+
+_COLUMNS = 4
+_NAME = 26  # characters that fit above a panel
+_OTHERS = "#d9e1db"
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One group's curve.
+
+    Attributes:
+        points: (share of the channels removed, drop), the drop `None` where the trial failed.
+        chosen: the share that the final plan removes; `None` if there is none.
+    """
+
+    name: str
+    channels: int
+    points: Sequence[tuple[float, float | None]]
+    chosen: float | None
+
+
+def _root(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A square root that goes on below zero."""
+    found: NDArray[np.float64] = np.sign(values) * np.sqrt(np.abs(values))
+    return found
+
+
+def _square(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    found: NDArray[np.float64] = np.sign(values) * np.square(values)
+    return found
+
+
+def _nice(value: float) -> float:
+    """1, 2 or 5 times a power of ten, the next at or below."""
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(step * power for step in (5, 2, 1) if step * power <= value * (1 + 1e-9))
+
+
+def ticks(most: float) -> list[float]:
+    """0 and a few round numbers up to `most`, well apart on an axis of square roots."""
+    return [0.0, *sorted({_nice(most * share) for share in (1.0, 0.35, 0.07)})]
+
+
+def small_multiples(panels: Sequence[Panel], metric: str, *, background: str = "none") -> str:
+    """The drop against the share of channels removed, as an SVG element.
+
+    Args:
+        panels: in order; without any, the picture is empty.
+    """
+    scale = 100.0 if is_fraction(metric) else 1.0
+    curves = [_curve(panel, scale) for panel in panels]
+    drops = [0.01 * scale, *(drop for _, drops in curves for drop in drops)]
+    most, least = max(drops), min(drops)
+    columns = max(1, min(_COLUMNS, len(panels)))
+    rows = max(1, -(-len(panels) // columns))
+    with mpl.rc_context(STYLE | {"font.size": 9.0}):
+        figure = Figure(
+            figsize=(2.15 * _COLUMNS, 0.5 + 1.42 * rows), layout="constrained", facecolor=background
+        )
+        grid: Any = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        for axes in grid.flat[len(panels) :]:
+            axes.set_visible(False)
+        for axes, panel, curve in zip(grid.flat, panels, curves, strict=False):
+            _draw(axes, panel, curve, [other for other in curves if other is not curve])
+        first = grid.flat[0]
+        first.set_yscale("function", functions=(_root, _square))
+        # Room for a marker at either end.
+        first.set_ylim(-0.006 * most + min(least * 1.4, 0.0), most * 1.15)
+        first.set_yticks(ticks(most), [f"{tick:g}" for tick in ticks(most)])
+        first.set_yticks([], minor=True)
+        first.set_xlim(-0.03, 1.0)
+        first.set_xticks([0.0, 0.5, 0.9], ["0", "50", "90 %"])
+        for column in range(columns):  # the last panel of each column carries the numbers
+            last = (len(panels) - 1 - column) // columns
+            grid[last, column].tick_params(labelbottom=True)
+        name = METRICS[metric][0].lower() + METRICS[metric][1:]
+        drop = f"Drop in {name}, points" if is_fraction(metric) else f"Rise in {name}"
+        figure.supxlabel("Channels of the group removed", fontsize=9.5, color=INK)
+        figure.supylabel(drop, fontsize=9.5, color=INK)
+        return as_svg(figure)
+
+
+def _curve(panel: Panel, scale: float) -> tuple[list[float], list[float]]:
+    """What was measured and did not fail, from the original on."""
+    found = [(removed, drop) for removed, drop in panel.points if drop is not None]
+    return [0.0, *(x for x, _ in found)], [0.0, *(y * scale for _, y in found)]
+
+
+def _draw(
+    axes: Any,
+    panel: Panel,
+    curve: tuple[list[float], list[float]],
+    others: Sequence[tuple[list[float], list[float]]],
+) -> None:
+    axes.set_facecolor("none")
+    axes.grid(True, color=GRID, linewidth=0.7)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(length=0, labelsize=8)
+    for other in others:
+        axes.plot(*other, color=_OTHERS, linewidth=0.6, zorder=1.5)
+    axes.plot(*curve, color=WINNER, linewidth=1.6, marker="o", markersize=3, zorder=3)
+    for removed, drop in panel.points:
+        if drop is None:
+            axes.axvline(removed, color=LIMIT, linewidth=1, linestyle=(0, (1, 2)), zorder=2)
+    if panel.chosen is not None:
+        at = float(np.interp(panel.chosen, *curve))
+        axes.plot(
+            [panel.chosen], [at], marker="o", markersize=8, markerfacecolor="none",
+            markeredgecolor=LIMIT, markeredgewidth=1.6, zorder=4, clip_on=False,
+        )  # fmt: skip
+    name = panel.name if len(panel.name) <= _NAME else f"…{panel.name[1 - _NAME :]}"
+    axes.set_title(name, fontsize=8.5, loc="left", color=INK, parse_math=False, pad=3)
+    axes.annotate(
+        f"{panel.channels}", (0.03, 0.95), xycoords="axes fraction", ha="left", va="top",
+        fontsize=7.5, color=MUTED,
+    )  # fmt: skip
