@@ -95,8 +95,45 @@ class SensitivitySpec(Frozen):
     )
 
 
+Objective = Literal["score", "macs", "params", "weight_bytes", "peak_activation_bytes"]
+
+
+class OptunaSpec(Frozen):
+    """Black-box search over the groups' keep ratios, through Optuna."""
+
+    name: Literal["optuna"] = "optuna"
+    sampler: Literal["tpe", "cmaes", "nsga2", "random"] = "tpe"
+    trials: int = Field(200, ge=1, le=2000)
+    objectives: tuple[Objective, ...] | None = Field(
+        None,
+        description="of `nsga2`: the score, highest, against one or more costs, lowest; "
+        "score and macs if left out",
+    )
+
+    @model_validator(mode="after")
+    def _fitting(self) -> OptunaSpec:
+        if self.objectives is None:
+            return self
+        if self.sampler != "nsga2":
+            raise ValueError("objectives are for the sampler nsga2: the others take the score")
+        if len(self.objectives) < 2 or len(set(self.objectives)) < len(self.objectives):
+            raise ValueError("objectives are two or more, each named once")
+        if "score" not in self.objectives:
+            raise ValueError(
+                "objectives include score: of costs alone the smallest network is the best"
+            )
+        return self
+
+    def aims(self) -> tuple[Objective, ...]:
+        """What the search is for, defaults filled in."""
+        if self.sampler != "nsga2":
+            return ("score",)
+        return self.objectives or ("score", "macs")
+
+
 StrategySpec = Annotated[
-    UniformSpec | RandomSpec | NetAdaptSpec | SensitivitySpec, Field(discriminator="name")
+    UniformSpec | RandomSpec | NetAdaptSpec | SensitivitySpec | OptunaSpec,
+    Field(discriminator="name"),
 ]
 Criterion = Literal["l1", "l2", "bn_scale", "random"]
 Metric = Literal["top1", "top5", "cross_entropy", "agreement"]

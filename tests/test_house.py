@@ -19,6 +19,7 @@ from search.spec import (
     FineTuneSpec,
     JobSpec,
     NetAdaptSpec,
+    OptunaSpec,
     RandomSpec,
     RoundingSpec,
     SensitivitySpec,
@@ -64,7 +65,7 @@ def test_a_module_can_be_held_in_mind() -> None:
 def test_the_guide_names_every_setting() -> None:
     guide = (ROOT / "docs" / "guide.md").read_text()
     parts: list[type[BaseModel]] = [JobSpec, EvaluationSpec, FineTuneSpec, RoundingSpec]
-    parts += [BudgetSpec, NetAdaptSpec, RandomSpec, SensitivitySpec]
+    parts += [BudgetSpec, NetAdaptSpec, OptunaSpec, RandomSpec, SensitivitySpec]
     names = {name for part in parts for name in part.model_fields}
     names |= {name.upper() for name in Settings.model_fields}
     assert not {name for name in names if not re.search(rf"\b{name}\b", guide)}

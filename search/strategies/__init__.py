@@ -6,9 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 from search.cost import Budget, CostModel, check_reachable
-from search.spec import NetAdaptSpec, RandomSpec, SensitivitySpec, StrategySpec, UniformSpec
+from search.spec import (
+    NetAdaptSpec,
+    OptunaSpec,
+    RandomSpec,
+    SensitivitySpec,
+    StrategySpec,
+    UniformSpec,
+)
 from search.strategies.base import Problem, Strategy
 from search.strategies.netadapt import NetAdapt
+from search.strategies.optuna import OptunaSearch
 from search.strategies.random import RandomSearch
 from search.strategies.sensitivity import Sensitivity
 from search.strategies.uniform import Uniform
@@ -18,6 +26,7 @@ REGISTRY: dict[type[StrategySpec], Callable[[Any, Problem], Strategy]] = {
     RandomSpec: RandomSearch,
     NetAdaptSpec: NetAdapt,
     SensitivitySpec: Sensitivity,
+    OptunaSpec: OptunaSearch,
 }
 """What builds each strategy, by the type of its specification."""
 

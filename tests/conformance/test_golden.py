@@ -16,6 +16,10 @@ GOLDEN: dict[str, tuple[Plan, int]] = {  # the winner, and how many trials it to
     "netadapt-stretched": ((32, 10, 32, 25, 32, 32), 25),
     "sensitivity": ((32, 6, 32, 32, 32, 32), 55),  # a single cut: group 1 is worth nearly nothing
     "sensitivity-coarse": ((32, 15, 32, 15, 32, 19), 13),
+    "optuna-tpe": ((32, 17, 32, 7, 32, 32), 6),
+    "optuna-cmaes": ((27, 21, 28, 11, 29, 14), 10),
+    "optuna-nsga2": ((23, 22, 22, 22, 22, 23), 6),
+    "optuna-random": ((32, 19, 32, 6, 17, 32), 2),
 }
 
 

@@ -12,7 +12,14 @@ from hypothesis import strategies as draw
 
 from search.cost import Budget
 from search.space import widths
-from search.spec import NetAdaptSpec, RandomSpec, SensitivitySpec, StrategySpec, UniformSpec
+from search.spec import (
+    NetAdaptSpec,
+    OptunaSpec,
+    RandomSpec,
+    SensitivitySpec,
+    StrategySpec,
+    UniformSpec,
+)
 from search.strategies import REGISTRY
 from search.strategies.base import Outcome, Problem
 from search.strategies.fitting import uniform_plan
@@ -26,10 +33,21 @@ SPECS: dict[str, StrategySpec] = {
     "netadapt-stretched": NetAdaptSpec(first_step=0.01, decay=0.6),
     "sensitivity": SensitivitySpec(),
     "sensitivity-coarse": SensitivitySpec(levels=2),
+    "optuna-tpe": OptunaSpec(sampler="tpe", trials=6),
+    "optuna-cmaes": OptunaSpec(sampler="cmaes", trials=10),
+    "optuna-nsga2": OptunaSpec(sampler="nsga2", trials=6),
+    "optuna-random": OptunaSpec(sampler="random", trials=2),
 }
-WITHIN_THROUGHOUT = ("uniform", "random")  # strategies whose every proposal is within the budget
+WITHIN_THROUGHOUT = ("uniform", "random", "optuna")  # whose every proposal is within the budget
+LEARNING = ("optuna",)  # strategies that learn from whatever has returned
 
 every = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
+parallel_by_design = pytest.mark.parametrize(
+    "spec", [pytest.param(s, id=id) for id, s in SPECS.items() if s.name not in LEARNING]
+)
+learning = pytest.mark.parametrize(
+    "spec", [pytest.param(s, id=id) for id, s in SPECS.items() if s.name in LEARNING]
+)
 property_test = settings(
     deadline=None, max_examples=40, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -95,7 +113,19 @@ def test_resumed_equals_uninterrupted(spec: StrategySpec, toy: Toy, restarts: li
     assert again == straight
 
 
-@every
+@learning
+@property_test
+@given(toy=toys(), slots=draw.integers(1, 9), order=draw.integers(0, 1000))
+def test_same_slots_and_order_give_the_same_search(
+    spec: StrategySpec, toy: Toy, slots: int, order: int
+) -> None:
+    one, again = (
+        play(spec, toy, slots=slots, arrival=np.random.default_rng(order)) for _ in range(2)
+    )
+    assert again == one
+
+
+@parallel_by_design
 @property_test
 @given(toy=toys(), slots=draw.integers(1, 9), order=draw.integers(0, 1000))
 def test_same_for_any_number_of_slots_and_any_order(
