@@ -163,6 +163,8 @@ class InStudy:
     ) -> list[Tried]:
         """As `Sampler.draw`."""
         study, space = self._study(tried), _space(self._lowest)
+        if self._kind == "nsga2":
+            self._choose_parents(study, tried)
         drawn = []
         for number, point in enumerate(fixed, len(tried)):
             study.sampler = self._sampler(seed_of(seed, number))
@@ -173,6 +175,20 @@ class InStudy:
             attributes = study.get_trials(deepcopy=False)[number].system_attrs
             drawn.append(Tried(point or values, attributes.get(_GENERATION)))
         return drawn
+
+    def _choose_parents(self, study: Study, tried: Sequence[Tried]) -> None:
+        """So that all trials of a draw see them alike.
+
+        Optuna gives parents in the order of their choice when it chooses them, and afterwards, from
+        its storage, in the order of their numbers.
+        """
+        from optuna.samplers import NSGAIISampler
+
+        sampler = NSGAIISampler(population_size=self.population)
+        done = [trial.generation for trial in tried if trial.values is not None]
+        last = max((generation for generation in done if generation is not None), default=-1)
+        for generation in range(1, last + 2):
+            sampler.get_parent_population(study, generation)
 
     def _sampler(self, seed: int) -> BaseSampler:
         from optuna.samplers import NSGAIISampler, RandomSampler, TPESampler
