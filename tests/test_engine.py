@@ -33,6 +33,7 @@ from search.spec import (
     NetAdaptSpec,
     RandomSpec,
     RoundingSpec,
+    SensitivitySpec,
     StrategySpec,
     UniformSpec,
 )
@@ -197,7 +198,12 @@ def test_same_winner_for_any_number_of_slots_and_every_time(
 
 @pytest.mark.parametrize(
     "strategy",
-    [UniformSpec(), RandomSpec(trials=3), NetAdaptSpec(first_step=0.25, selection="ratio")],
+    [
+        UniformSpec(),
+        RandomSpec(trials=3),
+        NetAdaptSpec(first_step=0.25, selection="ratio"),
+        SensitivitySpec(levels=2),
+    ],
     ids=lambda spec: spec.name,
 )
 def test_every_strategy_meets_several_limits_under_rounding(

@@ -16,8 +16,12 @@ from search.export.plot import GRID, INK, LIMIT, MUTED, STYLE, WINNER, as_svg
 from search.export.words import METRICS, is_fraction
 
 _COLUMNS = 4
+_LEFT, _TOP, _BOTTOM, _ROW = 0.62, 0.24, 0.5, 1.42  # inches
 _NAME = 26  # characters that fit above a panel
-_OTHERS = "#d9e1db"
+_BAND = "#e6ece7"
+
+Curve = tuple[list[float], list[float]]
+Band = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,55 +62,79 @@ def ticks(most: float) -> list[float]:
 
 
 def small_multiples(panels: Sequence[Panel], metric: str, *, background: str = "none") -> str:
-    """The drop against the share of channels removed, as an SVG element.
+    """The drop against the share of channels removed, before the middle half of all curves.
 
     Args:
         panels: in order; without any, the picture is empty.
     """
     scale = 100.0 if is_fraction(metric) else 1.0
     curves = [_curve(panel, scale) for panel in panels]
+    band = _middle_half(curves)
     drops = [0.01 * scale, *(drop for _, drops in curves for drop in drops)]
     most, least = max(drops), min(drops)
     columns = max(1, min(_COLUMNS, len(panels)))
     rows = max(1, -(-len(panels) // columns))
     with mpl.rc_context(STYLE | {"font.size": 9.0}):
-        figure = Figure(
-            figsize=(2.15 * _COLUMNS, 0.5 + 1.42 * rows), layout="constrained", facecolor=background
-        )
-        grid: Any = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        # Laid out by hand and without shared axes: both take a time that grows with the square.
+        width, height = 2.15 * _COLUMNS, _TOP + _BOTTOM + _ROW * rows
+        figure = Figure(figsize=(width, height), facecolor=background)
+        right = _LEFT + (width - _LEFT) * columns / _COLUMNS - 0.12
+        grid: Any = figure.subplots(
+            rows, columns, squeeze=False,
+            gridspec_kw={
+                "left": _LEFT / width, "right": right / width, "wspace": 0.07, "hspace": 0.3,
+                "bottom": _BOTTOM / height, "top": 1 - _TOP / height,
+            },
+        )  # fmt: skip
         for axes in grid.flat[len(panels) :]:
             axes.set_visible(False)
-        for axes, panel, curve in zip(grid.flat, panels, curves, strict=False):
-            _draw(axes, panel, curve, [other for other in curves if other is not curve])
-        first = grid.flat[0]
-        first.set_yscale("function", functions=(_root, _square))
         # Room for a marker at either end.
-        first.set_ylim(-0.006 * most + min(least * 1.4, 0.0), most * 1.15)
-        first.set_yticks(ticks(most), [f"{tick:g}" for tick in ticks(most)])
-        first.set_yticks([], minor=True)
-        first.set_xlim(-0.03, 1.0)
-        first.set_xticks([0.0, 0.5, 0.9], ["0", "50", "90 %"])
-        for column in range(columns):  # the last panel of each column carries the numbers
-            last = (len(panels) - 1 - column) // columns
-            grid[last, column].tick_params(labelbottom=True)
+        limits = -0.006 * most + min(least * 1.4, 0.0), most * 1.15
+        for index, (axes, panel, curve) in enumerate(zip(grid.flat, panels, curves, strict=False)):
+            _draw(axes, panel, curve, band)
+            axes.set_yscale("function", functions=(_root, _square))
+            axes.set_ylim(*limits)
+            axes.set_yticks(ticks(most), [f"{tick:g}" for tick in ticks(most)])
+            axes.set_yticks([], minor=True)
+            axes.set_xlim(-0.03, 1.0)
+            axes.set_xticks([0.0, 0.5, 0.9], ["0", "50", "90 %"])
+            # The outermost panels carry the numbers.
+            axes.tick_params(
+                labelleft=index % columns == 0, labelbottom=index + columns >= len(panels)
+            )
         name = METRICS[metric][0].lower() + METRICS[metric][1:]
         drop = f"Drop in {name}, points" if is_fraction(metric) else f"Rise in {name}"
-        figure.supxlabel("Channels of the group removed", fontsize=9.5, color=INK)
-        figure.supylabel(drop, fontsize=9.5, color=INK)
+        middle = (_LEFT + right) / 2 / width, (_BOTTOM + height - _TOP) / 2 / height
+        figure.text(
+            middle[0], 0.06 / height, "Channels of the group removed", ha="center", va="bottom",
+            fontsize=9.5,
+        )  # fmt: skip
+        figure.text(0.0, middle[1], drop, rotation=90, ha="left", va="center", fontsize=9.5)
         return as_svg(figure)
 
 
-def _curve(panel: Panel, scale: float) -> tuple[list[float], list[float]]:
+def _curve(panel: Panel, scale: float) -> Curve:
     """What was measured and did not fail, from the original on."""
     found = [(removed, drop) for removed, drop in panel.points if drop is not None]
     return [0.0, *(x for x, _ in found)], [0.0, *(y * scale for _, y in found)]
 
 
+def _middle_half(curves: Sequence[Curve]) -> Band:
+    """Shares removed, and the first and third quartile of all curves that reach so far."""
+    shares = np.linspace(0, 1, 41)
+    values = np.array([np.interp(shares, *curve, right=np.nan) for curve in curves])
+    reached = ~np.isnan(values).all(axis=0) if len(values) else np.zeros(len(shares), np.bool_)
+    if not reached.any():
+        return shares[:0], shares[:0], shares[:0]
+    low, high = np.nanpercentile(values[:, reached], [25, 75], axis=0)
+    return shares[reached], low, high
+
+
 def _draw(
     axes: Any,
     panel: Panel,
-    curve: tuple[list[float], list[float]],
-    others: Sequence[tuple[list[float], list[float]]],
+    curve: Curve,
+    band: Band,
 ) -> None:
     axes.set_facecolor("none")
     axes.grid(True, color=GRID, linewidth=0.7)
@@ -114,8 +142,7 @@ def _draw(
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     axes.tick_params(length=0, labelsize=8)
-    for other in others:
-        axes.plot(*other, color=_OTHERS, linewidth=0.6, zorder=1.5)
+    axes.fill_between(*band, color=_BAND, linewidth=0, zorder=1.5)
     axes.plot(*curve, color=WINNER, linewidth=1.6, marker="o", markersize=3, zorder=3)
     for removed, drop in panel.points:
         if drop is None:

@@ -112,6 +112,7 @@ def sensitivity_section(result: Result) -> Markup:
     note = (
         "Each group cut on its own, all others whole, without any fine-tuning: how far "
         f"{_inner(words.METRICS[metric])} on the hold-out {change}. "
+        "The grey band holds the middle half of all groups. "
     )
     if _cut(facts):
         drop = facts["allocated"]["tolerated_drop"]
