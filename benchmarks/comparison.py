@@ -42,9 +42,11 @@ def grouped(records: Sequence[Record]) -> dict[tuple[str, str], list[Record]]:
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
-    """Mean, and half the range if there are several."""
+    """Mean, and half the range unless all are the same."""
     mean = f"{sum(values) / len(values):,.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} ± {(max(values) - min(values)) / 2:.{digits}f}"
+    return (
+        mean if len(set(values)) == 1 else f"{mean} ± {(max(values) - min(values)) / 2:.{digits}f}"
+    )
 
 
 def _percent(records: Sequence[Record], read: Callable[[Record], float]) -> str:
@@ -176,13 +178,15 @@ def plot(path: Path = PLOT) -> None:
             seen = ~np.isnan(stack).any(0)
             x, y = np.arange(1, length + 1)[seen], stack[:, seen]
             style = {"color": colours[method], "linestyle": ":" if variant == "none" else "-"}
+            style["drawstyle"] = "steps-post"
             label = method if variant != "none" else f"{method}, none"
             if length == 1:
                 axis.axhline(float(y.mean()), label=label, linewidth=0.8, **style)
                 continue
             marker = "o" if len(x) < 5 else ""
             axis.plot(x, y.mean(0), label=label, linewidth=1, marker=marker, markersize=3, **style)
-            axis.fill_between(x, y.min(0), y.max(0), color=colours[method], alpha=0.15, linewidth=0)
+            band = {"color": colours[method], "alpha": 0.15, "linewidth": 0}
+            axis.fill_between(x, y.min(0), y.max(0), step="post", **band)
         axis.set(title=name, xlabel="evaluations", ylabel="best score within the budget")
         axis.legend(fontsize=6, loc="lower right")
     figure.tight_layout()

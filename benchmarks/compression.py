@@ -19,7 +19,7 @@ from benchmarks.record import environment
 from search import engine
 from search.context import context_of
 from search.evaluation.metrics import finite
-from search.evaluation.splits import Splits
+from search.evaluation.recalibrate import tracked_norms
 from search.files import FolderFiles
 from search.records import Inputs, Prepared, TrialResult
 from search.spec import JobSpec
@@ -166,9 +166,12 @@ class Compression:
             "cost": self.prepared.cost,
         }
 
-    def splits(self) -> Splits:
-        """Who sees which examples."""
-        return context_of(self.inputs, self.files).evaluator.splits
+    def sizes(self) -> tuple[int, int, bool]:
+        """Images for calibration and of the hold-out, and whether statistics are recalibrated."""
+        evaluator = context_of(self.inputs, self.files).evaluator
+        splits = evaluator.splits
+        norms = bool(tracked_norms(evaluator.original))
+        return len(splits.calibration), len(splits.holdout), norms
 
     def clear(self) -> None:
         """Delete the folder: what is worth keeping is written elsewhere."""

@@ -198,14 +198,19 @@ def _facts(run: Compression, found: Found, spec: JobSpec) -> dict[str, Any]:
     """What the search found and what it took.
 
     `images` is what a plain evaluator puts through a network: for every plan that was not scored
-    before, calibration and hold-out, and the batches of its tuning. `trials` has, one by one, the
+    before the hold-out, the calibration images for each use of them (batch-norm statistics,
+    sequential reconstruction; parallel reconstruction reads them once a search), and the batches
+    of its tuning. `trials` has, one by one, the
     score and whether the plan was within the budget.
     """
-    splits = run.splits()
+    calibration, holdout, norms = run.sizes()
     plain = {proposal.plan for proposal, _ in found.trials if not proposal.tuning_steps}
     tuned = [proposal for proposal, _ in found.trials if proposal.tuning_steps]
     steps = sum(proposal.tuning_steps for proposal in tuned)
-    scored = (len(plain) + len(tuned)) * (len(splits.calibration) + len(splits.holdout))
+    variant = getattr(spec.evaluation, "reconstruction", "none")
+    uses = norms + (variant == "sequential")
+    scored = (len(plain) + len(tuned)) * (holdout + uses * calibration)
+    scored += calibration * (variant == "parallel")
     limits, winner = run.prepared.limits, found.winner.outcome
     return {
         "plan": list(winner.plan),

@@ -82,4 +82,4 @@ def test_correlations_and_their_intervals() -> None:
 
 def test_the_spread_is_half_the_range() -> None:
     assert spread([1.0, 2.0, 4.0]) == "2.33 ± 1.50"
-    assert spread([2.0]) == "2.00"
+    assert spread([2000.0, 2000.0], 0) == "2,000"
