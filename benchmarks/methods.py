@@ -120,7 +120,12 @@ class Runs:
             "budget": {"macs": options.budget},
             "strategy": {"name": "uniform"},
             "evaluation": evaluation,
-            "finetune": {"epochs": epochs, "learning_rate": 0.02, "augment": subject.augment},
+            "finetune": {
+                "epochs": epochs,
+                "learning_rate": 0.02,
+                "batch_size": 64,
+                "augment": subject.augment,
+            },
             "seed": seed,
         }
         return JobSpec.model_validate(fields)
