@@ -1,25 +1,24 @@
 """Claiming units of work: leases, fences and attempts.
 
-The row decides who works: a claim is a compare-and-swap that raises the row's *fence* and sets a
-lease by the database's clock. Every later write of that attempt names the fence; if it changes no
-row, the attempt has been replaced and must stop.
+A claim is a compare-and-swap that raises the row's *fence* and sets a lease by the database's
+clock. Every later write of that attempt names the fence; if it changes no row, the attempt has
+been replaced and must stop.
 
-A transaction locks at most one job, and that before any work or blob, so that no two can wait for
-each other.
+A transaction locks one job at most, and that before work and blobs: no two wait for each other.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import case, func, select, update
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
 
 from models.base import clock_s
 from models.errors import LeaseLost, NotFound
 from models.events import append
 from models.job import Job, State
-from models.queue import OPEN, announce, waits
+from models.queue import OPEN, announce, hush, next_turn
 from models.references import release_job
 from models.states import move
 from models.work import Kind, Work, WorkState
@@ -49,45 +48,36 @@ def lock_job(session: Session, job_id: str) -> Job:
     return job
 
 
-def claim_next(session: Session, worker: str, lease_s: float) -> Claim | None:
-    """Claim the unit whose turn it is; `None` if nothing waits.
-
-    Turns: the short `advance` first, then the job with the fewest units running, then the one
-    that was served longest ago, so that a large job does not hold up a small one.
+def claim_next(
+    session: Session, worker: str, lease_s: float, *, job: Job | None = None
+) -> Claim | None:
+    """Claim the unit whose turn it is by `queue.next_turn`; `None` if nothing waits.
 
     Args:
         worker: who claims, for the reader of the row.
+        job: locked by this transaction, which then may lock no other: claims only its units, and
+            none if it is another job's turn.
     """
-    other = aliased(Work)
-    running = (
-        select(func.count())
-        .where(other.job_id == Work.job_id, other.state == WorkState.CLAIMED)
-        .correlate(Work)
-        .scalar_subquery()
-    )
-    candidate = (
-        select(Work.id, Work.job_id)
-        .join(Job, Job.id == Work.job_id)
-        .where(*waits())
-        .order_by(case((Work.kind == Kind.ADVANCE, 0), else_=1), running, Job.served_at, Work.id)
-        .limit(1)
-    )
+    if job is not None:
+        turn = session.execute(next_turn()).first()
+        if turn is None or turn.job_id != job.id:
+            return None
+        return _claim(session, turn.id, job, worker, lease_s)
     while True:
         # A claim lost to another worker must not keep its lock while it waits for the next one.
         attempt = session.begin_nested()
-        free = candidate.with_for_update(of=Job, skip_locked=True)
-        found = session.execute(free).first() or session.execute(candidate).first()
-        claim = None if found is None else _claim(session, *found, worker, lease_s)
+        free = next_turn().with_for_update(of=Job, skip_locked=True)
+        found = session.execute(free).first() or session.execute(next_turn()).first()
+        claim = None
+        if found is not None:
+            claim = _claim(session, found.id, lock_job(session, found.job_id), worker, lease_s)
         if claim is not None or found is None:
             attempt.commit()
             return claim
         attempt.rollback()
 
 
-def _claim(
-    session: Session, work_id: int, job_id: str, worker: str, lease_s: float
-) -> Claim | None:
-    job = lock_job(session, job_id)
+def _claim(session: Session, work_id: int, job: Job, worker: str, lease_s: float) -> Claim | None:
     if job.terminal or job.pause_requested_at is not None:
         return None
     claimed = session.execute(
@@ -108,13 +98,18 @@ def _claim(
     kind, trial, fence, attempts = claimed
     if kind == Kind.PREPARE:
         job.stage = kind
-    job.served_at = session.scalars(select(clock_s())).one()
-    session.flush()
+    session.execute(
+        update(Job)
+        .where(Job.id == job.id)
+        .values(served_at=clock_s())
+        .execution_options(synchronize_session=False)
+    )
     if job.state == State.QUEUED:
         move(session, job, State.RUNNING)
     if kind == Kind.FINALIZE and job.state == State.RUNNING:
         move(session, job, State.FINALIZING)
-    return Claim(work_id, job_id, Kind(kind), trial, fence, attempts)
+    hush(session)
+    return Claim(work_id, job.id, Kind(kind), trial, fence, attempts)
 
 
 def renew(session: Session, claim: Claim, lease_s: float) -> None:
@@ -126,9 +121,11 @@ def renew(session: Session, claim: Claim, lease_s: float) -> None:
     _write(session, claim, lease_until=clock_s() + lease_s)
 
 
-def complete(session: Session, claim: Claim) -> Job:
+def complete(session: Session, claim: Claim, seconds: float | None = None) -> Job:
     """Mark the unit done, in the transaction that writes its result.
 
+    Args:
+        seconds: how long its step took.
     Returns:
         Its job, locked.
     Raises:
@@ -136,7 +133,13 @@ def complete(session: Session, claim: Claim) -> Job:
     """
     job = lock_job(session, claim.job_id)
     _write(
-        session, claim, state=WorkState.DONE, lease_until=None, finished_at=clock_s(), error=None
+        session,
+        claim,
+        state=WorkState.DONE,
+        lease_until=None,
+        finished_at=clock_s(),
+        error=None,
+        seconds=seconds,
     )
     return job
 

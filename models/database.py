@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, Engine, create_engine, delete, event, make_url
+import structlog
+from sqlalchemy import Connection, Engine, create_engine, delete, event, insert, make_url
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
@@ -22,8 +23,8 @@ BUSY_TIMEOUT_MS = 30_000
 AWAY = (OperationalError, InterfaceError)
 """What a database raises that is locked, restarting or out of reach: trying again may help."""
 
-RUNG = "espalier.outbox"
-"""Key in `Session.info` of the outbox rows that this transaction wrote: {row id: work id}."""
+RUNG = "espalier.rung"
+"""Key in `Session.info` of the units of work to be announced after the commit: a list of ids."""
 
 
 class Bell(Protocol):
@@ -87,13 +88,24 @@ class Database:
         Rows stay readable after the commit. Work that the block made is announced after the
         commit; what the broker does not take stays in the outbox.
         """
-        with Session(self._writing if write else self.engine, expire_on_commit=False) as session:
-            with session.begin():
-                yield session
-            rung: dict[int, int] = session.info.get(RUNG, {})
-        if rung and self._bell is not None and self._bell.ring(list(rung.values())):
+        written: list[int] = []
+        engine = self._writing if write else self.engine
+        with Session(engine, expire_on_commit=False) as session, session.begin():
+            yield session
+            rung: list[int] = session.info.get(RUNG, [])
+            if rung:
+                rows = [{"work_id": work_id} for work_id in rung]
+                written += session.scalars(insert(Outbox).returning(Outbox.id), rows)
+        if written and self._bell is not None and self._bell.ring(rung):
+            self._sent(written)
+
+    def _sent(self, written: list[int]) -> None:
+        """Delete outbox rows; should that fail, the reaper sends their messages once more."""
+        try:
             with Session(self._writing) as session, session.begin():
-                session.execute(delete(Outbox).where(Outbox.id.in_(rung)))
+                session.execute(delete(Outbox).where(Outbox.id.in_(written)))
+        except AWAY:
+            structlog.get_logger().warning("outbox.kept", rows=len(written))
 
     def dispose(self) -> None:
         """Close the connections."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import set_committed_value
 
 from models.base import clock_s
 from models.event import Event
@@ -25,16 +26,17 @@ def append(session: Session, job: Job, kind: str, data: Mapping[str, Any]) -> in
     Returns:
         The event's number.
     """
-    number = session.execute(
+    number: int
+    number, updated_at = session.execute(
         update(Job)
         .where(Job.id == job.id)
         .values(last_event=Job.last_event + 1, updated_at=clock_s())
-        .returning(Job.last_event)
+        .returning(Job.last_event, Job.updated_at)
         .execution_options(synchronize_session=False)
-    ).scalar_one()
-    session.add(Event(job_id=job.id, number=number, kind=kind, data=dict(data)))
-    session.flush()
-    session.refresh(job, ["last_event", "updated_at"])
+    ).one()
+    session.execute(insert(Event).values(job_id=job.id, number=number, kind=kind, data=dict(data)))
+    set_committed_value(job, "last_event", number)
+    set_committed_value(job, "updated_at", updated_at)
     return number
 
 

@@ -60,15 +60,23 @@ def release_weights(
         needed: numbers of the trials that others may still start from.
         also: another digest to release.
     """
+    query = select(Trial.number, Trial.weights).where(
+        Trial.job_id == job.id, Trial.weights.is_not(None)
+    )
+    held = session.execute(query).all()
     parents = select(Trial.parent).where(Trial.job_id == job.id).distinct()
-    kept = {job.best, *needed, *session.scalars(parents)}
-    held = select(Trial).where(Trial.job_id == job.id, Trial.weights.is_not(None))
-    dropped = [row for row in session.scalars(held) if row.number not in kept]
+    kept = {job.best, *needed, *(session.scalars(parents) if held else ())}
+    dropped = [row for row in held if row.number not in kept]
     # The same order in every transaction: none waits for another.
     for digest in sorted(filter(None, [also, *(row.weights for row in dropped)])):
         release(session, digest)
-    for row in dropped:
-        row.weights = None
+    if dropped:
+        session.execute(
+            update(Trial)
+            .where(Trial.job_id == job.id, Trial.number.in_([row.number for row in dropped]))
+            .values(weights=None)
+            .execution_options(synchronize_session="fetch")
+        )
 
 
 def collect(database: Database, store: BlobStore, *, grace_s: float) -> int:

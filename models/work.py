@@ -42,6 +42,7 @@ class Work(Base):
         attempts: claims since the last one that made progress.
         lease_until: when a claim lapses; seconds since 1970 by the database's clock.
         not_before: earliest time of the next claim.
+        seconds: how long the step took whose result was published.
     """
 
     __tablename__ = "work"
@@ -71,3 +72,4 @@ class Work(Base):
     error: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[float] = mapped_column(Seconds, insert_default=clock_s())
     finished_at: Mapped[float | None] = mapped_column(Seconds)
+    seconds: Mapped[float | None] = mapped_column(Seconds)

@@ -4,11 +4,12 @@ It stays warm between steps, never touches the database, and ends with its super
 are JSON lines over a socket that it inherits:
 
     supervisor  {"settings": {...}}                        once, first
+                {"job": {...}}                             arguments of all steps until the next one
                 {"run": "evaluate", "arguments": {...}}    one at a time
                 {"stop": true}                             end the step at a checkpoint, if it can
     child       {"ready": true}
                 {"progress": {"stage", "fraction", "facts"}}
-                {"done": {...}} or {"failed": {"code", "message", "permanent"}}
+                {"done": {...}, "seconds"} or {"failed": {"code", "message", "permanent"}}
 """
 
 from __future__ import annotations
@@ -126,10 +127,16 @@ def main(arguments: Sequence[str], load_steps: Callable[[Settings], Mapping[str,
     context = Context(files, channel.progress, channel.stop.is_set)
     steps = load_steps(settings)
     channel.send({"ready": True})
+    job: dict[str, Any] = {}
     while True:
         call = channel.calls.get()
+        if "job" in call:
+            job = call["job"]
+            continue
+        began = time.perf_counter()
         try:
-            answer = {"done": steps[call["run"]](call["arguments"], context)}
+            result = steps[call["run"]]({**job, **call["arguments"]}, context)
+            answer = {"done": result, "seconds": time.perf_counter() - began}
         except Exception as error:  # whatever a step raises is the supervisor's to judge
             traceback.print_exc()
             answer = {"failed": _failure(error)}

@@ -59,6 +59,7 @@ class Child:
             theirs.close()
             os.close(ending)
         self._socket = ours
+        self._shared: Mapping[str, Any] | None = None
         self._messages: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         threading.Thread(target=self._read, name=f"child-{self.pid}", daemon=True).start()
         self._send({"settings": settings.model_dump(mode="json")})
@@ -72,8 +73,15 @@ class Child:
         """Whether it runs."""
         return self._process.poll() is None
 
-    def call(self, step: str, arguments: Mapping[str, Any]) -> None:
-        """Have it run a step; `receive` tells of it."""
+    def call(self, step: str, shared: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+        """Have it run a step; `receive` tells of it.
+
+        Args:
+            shared: the job's arguments; sent only if they are another object than the last ones.
+        """
+        if shared is not self._shared:
+            self._send({"job": shared})
+            self._shared = shared
         self._send({"run": step, "arguments": arguments})
 
     def stop(self) -> None:

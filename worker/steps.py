@@ -2,8 +2,8 @@
 
     prepare -> advance <-> evaluate ... -> tune ... -> finalize -> succeeded
 
-`arguments` reads; `commit` writes the result, the events, the work that follows and its outbox
-rows in one transaction that holds only if the attempt still owns the unit.
+`shared` and `arguments` read; `commit` writes the result, the events and the work that follows in
+one transaction that holds only if the attempt still owns the unit.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.orm import Session, undefer
 
 from models.artifact import Artifact
 from models.base import clock_s
@@ -23,7 +23,7 @@ from models.claims import Claim, complete, end, settle
 from models.events import append
 from models.job import Job, State
 from models.jobs import get_job
-from models.queue import OPEN, enqueue
+from models.queue import OPEN, enqueue, enqueue_trials
 from models.references import release, release_job, release_weights, retain
 from models.settings import Settings
 from models.states import move
@@ -33,31 +33,35 @@ from models.work import Kind, Work
 Values = dict[str, Any]
 
 
-def arguments(session: Session, claim: Claim, settings: Settings) -> Values:
-    """What the child needs to run a unit, as JSON values."""
-    job = get_job(session, claim.job_id)
-    given: Values = {
+def shared(session: Session, job_id: str) -> Values:
+    """What the child needs for every unit of a job, as JSON values; complete after `prepare`."""
+    job = get_job(session, job_id)
+    return {
         "inputs": {
             "spec": job.spec,
             "network": job.network.digest,
             "dataset": job.dataset.digest,
-        }
+        },
+        "prepared": job.prepared,
     }
-    if claim.kind is Kind.PREPARE:
-        return given
-    given["prepared"] = job.prepared
+
+
+def arguments(session: Session, claim: Claim, settings: Settings) -> Values:
+    """What the child needs for this unit besides, as JSON values."""
+    job = get_job(session, claim.job_id)
+    given: Values = {}
     if claim.kind is Kind.ADVANCE:
-        told = select(Trial).where(
-            Trial.job_id == job.id, Trial.finished_at.is_not(None), ~Trial.told
-        )
+        untold = select(Trial).where(Trial.job_id == job.id, ~Trial.told).order_by(Trial.number)
+        found = session.scalars(untold).all()
+        outcomes = [_outcome(row) for row in found if row.finished_at is not None]
         given["state"] = None if job.snapshot is None else json.loads(job.snapshot)
-        given["outcomes"] = [_outcome(row) for row in session.scalars(told.order_by(Trial.number))]
-        given["slots"] = max(0, settings.trials_ahead - _waiting(session, job))
+        given["outcomes"] = outcomes
+        given["slots"] = max(0, settings.trials_ahead - (len(found) - len(outcomes)))
     elif claim.kind is Kind.EVALUATE:
         row = _trial(session, job, claim.trial)
         given["proposal"] = _proposal(row)
         given["parent"] = None if row.parent is None else _result(_trial(session, job, row.parent))
-    else:
+    elif claim.kind is not Kind.PREPARE:
         given["winner"] = _result(_trial(session, job, job.best))
         given["checkpoint"] = job.checkpoint
         if claim.kind is Kind.TUNE:
@@ -72,18 +76,29 @@ def arguments(session: Session, claim: Claim, settings: Settings) -> Values:
     return given
 
 
-def commit(session: Session, claim: Claim, given: Values, result: Values, store: BlobStore) -> None:
+def commit(
+    session: Session,
+    claim: Claim,
+    given: Values,
+    result: Values,
+    store: BlobStore,
+    seconds: float | None = None,
+) -> Job:
     """Write a unit's result and what follows from it.
 
     Args:
         given: the unit's arguments.
         store: where the blobs are that the result names.
+        seconds: how long the step took.
+    Returns:
+        Its job, locked.
     Raises:
         LeaseLost: the attempt has been replaced; nothing was written.
     """
-    job = complete(session, claim)
+    job = complete(session, claim, seconds)
     _COMMITS[claim.kind](session, job, claim, given, result, store)
     settle(session, job)
+    return job
 
 
 def fail(session: Session, claim: Claim, code: str, message: str) -> None:
@@ -136,25 +151,31 @@ def _advance(
     session: Session, job: Job, _claim: Claim, given: Values, result: Values, _store: BlobStore
 ) -> None:
     told = [outcome["number"] for outcome in given["outcomes"]]
-    for row in session.scalars(select(Trial).where(Trial.job_id == job.id, Trial.number.in_(told))):
-        row.told = True
+    if told:
+        session.execute(
+            update(Trial)
+            .where(Trial.job_id == job.id, Trial.number.in_(told))
+            .values(told=True)
+            .execution_options(synchronize_session=False)
+        )
     job.snapshot = json.dumps(result["state"])
-    for proposal in result["proposals"]:
-        session.add(Trial(job_id=job.id, **proposal))
-    session.flush()
-    for proposal in result["proposals"]:
-        enqueue(session, job.id, Kind.EVALUATE, proposal["number"])
+    if result["proposals"]:
+        new = [{"job_id": job.id, **proposal} for proposal in result["proposals"]]
+        session.execute(insert(Trial), new)
+        enqueue_trials(session, job.id, [proposal["number"] for proposal in new])
     report(session, job, "search", result["fraction"], {"trials": len(told)})
     if result["best"] is not None and result["best"] != job.best:
         job.best = result["best"]
         best = _trial(session, job, job.best)
         facts = {"number": best.number, "score": best.score, "cost": best.cost}
         append(session, job, "best", facts | {"metrics": best.metrics})
-    untold = select(Trial.number).where(Trial.job_id == job.id, ~Trial.told)
-    release_weights(session, job, {*result["needed"], *session.scalars(untold)})
-    if _untold(session, job):
+    finished = Trial.finished_at.is_not(None).label("done")
+    query = select(Trial.number, finished).where(Trial.job_id == job.id, ~Trial.told)
+    untold = {row.number: row.done for row in session.execute(query)}
+    release_weights(session, job, {*result["needed"], *untold})
+    if any(untold.values()):
         enqueue(session, job.id, Kind.ADVANCE)
-    elif _waiting(session, job):
+    elif untold:
         return  # its outcome brings the next `advance`
     elif result["done"] and result["best"] is not None:
         report(session, job, "tune", 0.0, {})
@@ -179,32 +200,24 @@ def _advance(
 
 
 def _evaluate(
-    session: Session, job: Job, claim: Claim, _given: Values, result: Values, store: BlobStore
+    session: Session, job: Job, claim: Claim, given: Values, result: Values, store: BlobStore
 ) -> None:
-    outcome = result["outcome"]
-    row = _trial(session, job, claim.trial)
-    row.score = finite(outcome["score"])
-    row.metrics = {key: value for key, value in outcome["metrics"].items() if math.isfinite(value)}
-    row.cost = dict(outcome["cost"])
-    row.kept = result["kept"]
-    row.finished_at = session.scalar(select(clock_s()))
+    outcome, proposal = result["outcome"], given["proposal"]
+    metrics = {key: value for key, value in outcome["metrics"].items() if math.isfinite(value)}
+    found = {"score": finite(outcome["score"]), "metrics": metrics, "cost": outcome["cost"]}
     if result["weights"] is not None:
         retain(session, result["weights"], store.size_bytes(result["weights"]))
-        row.weights = result["weights"]
-    session.flush()
+    session.execute(
+        update(Trial)
+        .where(Trial.job_id == job.id, Trial.number == claim.trial)
+        .values(**found, kept=result["kept"], weights=result["weights"], finished_at=clock_s())
+        .execution_options(synchronize_session=False)
+    )
     append(
         session,
         job,
         "trial",
-        {
-            "number": row.number,
-            "plan": row.plan,
-            "parent": row.parent,
-            "tags": row.tags,
-            "score": row.score,
-            "metrics": row.metrics,
-            "cost": row.cost,
-        },
+        {key: proposal[key] for key in ("number", "plan", "parent", "tags")} | found,
     )
     open_step = select(Work.id).where(
         Work.job_id == job.id, Work.state.in_(OPEN), Work.kind != Kind.EVALUATE
@@ -234,7 +247,9 @@ def _finalize(
     for artifact in result["artifacts"]:
         retain(session, artifact["digest"], store.size_bytes(artifact["digest"]))
         session.add(Artifact(job_id=job.id, **artifact))
-    job.summary = finite(result["summary"])
+    steps = select(func.sum(Work.seconds)).where(Work.job_id == job.id)
+    seconds = {"seconds": round(session.scalar(steps) or 0.0, 1)}
+    job.summary = finite(result["summary"]) | seconds
     report(session, job, "done", 1.0, {})
     move(session, job, State.SUCCEEDED, artifacts=result["artifacts"])
     release_job(session, job)
@@ -250,7 +265,7 @@ _COMMITS: Mapping[Kind, Callable[[Session, Job, Claim, Values, Values, BlobStore
 
 
 def _trial(session: Session, job: Job, number: int | None) -> Trial:
-    return session.get_one(Trial, (job.id, number))
+    return session.get_one(Trial, (job.id, number), options=[undefer(Trial.kept)])
 
 
 def _proposal(row: Trial) -> Values:
@@ -275,16 +290,3 @@ def _outcome(row: Trial) -> Values:
 
 def _result(row: Trial) -> Values:
     return {"outcome": _outcome(row), "kept": row.kept, "weights": row.weights}
-
-
-def _count(session: Session, job: Job, *conditions: Any) -> int:
-    query = select(func.count()).select_from(Trial).where(Trial.job_id == job.id, *conditions)
-    return session.execute(query).scalar_one()
-
-
-def _waiting(session: Session, job: Job) -> int:
-    return _count(session, job, Trial.finished_at.is_(None))
-
-
-def _untold(session: Session, job: Job) -> int:
-    return _count(session, job, Trial.finished_at.is_not(None), ~Trial.told)

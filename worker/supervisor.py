@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import structlog
+from sqlalchemy.orm import Session
 
 from models.blobs import BlobStore
 from models.claims import Claim, claim_next, lock_job, release, renew
@@ -56,6 +57,15 @@ class _Watch:
     progress: dict[str, Any] | None = field(default=None)
 
 
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A claimed unit with what its child needs: the job's arguments, and its own."""
+
+    claim: Claim
+    shared: steps.Values
+    given: steps.Values
+
+
 class Slot:
     """One warm child and the units it does; of one thread.
 
@@ -78,30 +88,54 @@ class Slot:
         self._draining = draining
         self._command = command or CHILD
         self._child: Child | None = None
+        self._shared: tuple[str, steps.Values] | None = None  # of the last job, with its id
         self._name = f"{socket.gethostname()}:{os.getpid()}:{threading.get_native_id()}"
         self._log = structlog.get_logger().bind(slot=self._name)
 
     def serve(self) -> int:
         """Do one unit after another until none waits or the worker drains; gives their number."""
         done = 0
-        while not self._draining.is_set():
-            try:
-                with self._database.transaction() as session:
-                    claim = claim_next(session, self._name, self._settings.lease_s)
-            except AWAY as error:
-                self._log.warning("claim.failed", error=str(error))
-                return done  # the reaper will ring again
+        task: _Task | None = None
+        while task is not None or not self._draining.is_set():
+            if task is not None:
+                claim: Claim | None = task.claim
+            else:
+                try:
+                    claim = self._transact(claim_next, self._name, self._settings.lease_s)
+                except AWAY as error:
+                    self._log.warning("claim.failed", error=str(error))
+                    return done  # the reaper will ring again
             if claim is None:
                 return done
-            self.run(claim)
+            task = self._attempt(claim, task, go_on=True)
             done += 1
         return done
 
     def run(self, claim: Claim) -> None:
         """Do a claimed unit: its result is committed, or the unit is given back."""
+        self._attempt(claim)
+
+    def close(self) -> None:
+        """End the child."""
+        self._discard()
+
+    def _attempt(
+        self, claim: Claim, task: _Task | None = None, *, go_on: bool = False
+    ) -> _Task | None:
+        """Do a claimed unit.
+
+        Args:
+            task: the unit, if its arguments have been read.
+            go_on: claim the next unit in the transaction that publishes this one.
+        Returns:
+            The next unit.
+        """
         log = self._log.bind(job=claim.job_id, kind=claim.kind, work=claim.work_id)
         try:
-            self._run(claim)
+            if task is None:
+                with self._database.transaction(write=False) as session:
+                    task = self._task(session, claim)
+            return self._run(task, go_on=go_on)
         except LeaseLost as error:
             log.info("work.lost", reason=str(error))
             self._discard()
@@ -114,30 +148,32 @@ class Slot:
             log.exception("work.failed")
             self._discard()
             self._give_back(claim, f"{type(error).__name__}: {error}", counted=True)
+        return None
 
-    def close(self) -> None:
-        """End the child."""
-        self._discard()
+    def _task(self, session: Session, claim: Claim) -> _Task:
+        known = self._shared
+        if known is None or known[0] != claim.job_id or known[1]["prepared"] is None:
+            known = self._shared = claim.job_id, steps.shared(session, claim.job_id)
+        return _Task(claim, known[1], steps.arguments(session, claim, self._settings))
 
-    def _run(self, claim: Claim) -> None:
-        with self._database.transaction(write=False) as session:
-            given = steps.arguments(session, claim, self._settings)
+    def _run(self, task: _Task, *, go_on: bool) -> _Task | None:
+        claim = task.claim
         if self._child is None or not self._child.alive:
             self._discard()
             self._child = Child(self._settings, self._command)
-        self._child.call(claim.kind, given)
+        self._child.call(claim.kind, task.shared, task.given)
         try:
             answer = self._attend(claim, self._child)
         except ChildDied as error:
             self._child = None
             raise _GivenUp(str(error), counted=True) from error
         if "done" in answer:
-            self._commit(claim, given, answer["done"])
-            return
+            return self._commit(task, answer["done"], answer["seconds"], go_on=go_on)
         failed = answer["failed"]
         if not failed["permanent"]:
             raise _GivenUp(failed["message"], counted=True)
         self._insist(lambda: self._transact(steps.fail, claim, failed["code"], failed["message"]))
+        return None
 
     def _attend(self, claim: Claim, child: Child) -> dict[str, Any]:
         """Wait for the child's answer and keep the claim meanwhile."""
@@ -198,9 +234,24 @@ class Slot:
             self._log.warning("heartbeat.failed", error=str(error))
             return False
 
-    def _commit(self, claim: Claim, given: steps.Values, result: steps.Values) -> None:
+    def _commit(
+        self, task: _Task, result: steps.Values, seconds: float, *, go_on: bool
+    ) -> _Task | None:
+        """Publish a result and, to go on, claim what is next in the same transaction.
+
+        The next unit is the same job's: in another job's turn a transaction of its own claims it.
+        """
+        claim = task.claim
+
+        def write(session: Session) -> _Task | None:
+            job = steps.commit(session, claim, task.given, result, self._store, seconds)
+            if not go_on or self._draining.is_set():
+                return None
+            found = claim_next(session, self._name, self._settings.lease_s, job=job)
+            return None if found is None else self._task(session, found)
+
         try:
-            self._insist(lambda: self._transact(steps.commit, claim, given, result, self._store))
+            return self._insist(lambda: self._transact(write))
         except (LeaseLost, *AWAY):
             raise
         except Exception as error:  # a result that cannot be written; another attempt may do
@@ -222,9 +273,9 @@ class Slot:
         except (LeaseLost, *AWAY) as error:
             self._log.info("work.not_given_back", reason=str(error))
 
-    def _transact(self, write: Callable[..., None], *given: Any, **named: Any) -> None:
+    def _transact(self, write: Callable[..., T], *given: Any, **named: Any) -> T:
         with self._database.transaction() as session:
-            write(session, *given, **named)
+            return write(session, *given, **named)
 
     def _insist(self, act: Callable[[], T]) -> T:
         """Try again while the database is away; a write that did go through loses its lease."""

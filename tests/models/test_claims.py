@@ -207,6 +207,7 @@ def test_pause_waits_for_what_runs(database: Database) -> None:
     assert _claim(database) is None
     with database.transaction() as session:
         assert resume(session, job_id).state == State.QUEUED
+    with database.transaction(write=False) as session:
         rung = session.scalars(select(Outbox.work_id)).all()
         waiting = session.scalars(select(Work.id).where(Work.state == WorkState.READY)).all()
     assert set(waiting) <= set(rung)

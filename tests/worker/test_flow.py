@@ -18,7 +18,8 @@ def test_a_job_runs_to_its_result(service: Service) -> None:
     service.slot().serve()
     job = service.job(job_id)
     assert job.state == State.SUCCEEDED
-    assert job.summary == {"trials": 12, "winner": 11}
+    assert job.summary is not None
+    assert job.summary.items() >= {"trials": 12, "winner": 11}.items()
     assert job.best == 11
     with service.database.transaction(write=False) as session:
         (artifact,) = artifacts_of(session, job_id)
