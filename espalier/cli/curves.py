@@ -48,8 +48,8 @@ def _drop(facts: dict[str, Any], point: dict[str, Any] | None, most: float) -> T
     style = next((style for least, style in _HEAT if share > least), "")
     if facts["metric"] in _IN_POINTS:
         shown = f"{100 * drop:.1f}"
-    else:  # three digits of the largest
-        shown = f"{drop:.{min(9, max(0, 2 - math.floor(math.log10(most or 1))))}f}"
+    else:  # to a thousandth of the largest
+        shown = f"{drop:.{min(9, max(0, 3 - math.floor(math.log10(most or 1))))}f}"
     return Text(shown if float(shown) else shown.removeprefix("-"), style=style)
 
 

@@ -190,11 +190,11 @@ def macs_saved(facts: Facts, group: Facts) -> float | None:
 
 
 def _number(metric: str, drop: float, most: float) -> str:
-    """With a tenth of a point, or three digits of the largest drop."""
+    """With a tenth of a point, or to a thousandth of the largest drop."""
     if words.is_fraction(metric):
         text = f"{100 * drop:.1f}"
     else:
-        text = f"{drop:.{min(9, max(0, 2 - math.floor(math.log10(most or 1))))}f}"
+        text = f"{drop:.{min(9, max(0, 3 - math.floor(math.log10(most or 1))))}f}"
     return text.replace("-", "−") if float(text) else text.removeprefix("-")
 
 

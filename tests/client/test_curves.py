@@ -84,7 +84,7 @@ def test_a_loss_and_a_plan(run: Run, running: Running, files: Files) -> None:
     assert job["spec"]["evaluation"]["metric"] == "cross_entropy"
     assert job["spec"]["budget"]["macs"] == "80%"
     assert "Rise in cross_entropy with" in shown
-    assert "0.200" in shown
+    assert "0.2000" in shown
     assert "The plan that the curves lead to: first[0] 4, second 16" in shown
 
 
