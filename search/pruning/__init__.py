@@ -1,7 +1,7 @@
 """Ranking channels and cutting networks."""
 
 from search.pruning.criteria import CRITERIA, scores
-from search.pruning.cut import apply, apply_further, clone
+from search.pruning.cut import apply, apply_further, clone, with_tensors
 from search.pruning.positions import everything, narrowed, relative
 from search.pruning.selection import select
 
@@ -15,4 +15,5 @@ __all__ = [
     "relative",
     "scores",
     "select",
+    "with_tensors",
 ]

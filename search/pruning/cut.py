@@ -94,6 +94,17 @@ def clone(network: fx.GraphModule) -> fx.GraphModule:
     return _twin(network, "", lambda _, tensor: tensor.detach().clone(), {})
 
 
+def with_tensors(network: fx.GraphModule, tensors: Mapping[str, Tensor]) -> fx.GraphModule:
+    """The same network around other tensors of the same shapes, where they are given.
+
+    Args:
+        tensors: by name; used, not copied.
+    Returns:
+        A network that shares all other tensors with the one given.
+    """
+    return _twin(network, "", lambda name, old: tensors.get(name, old).detach(), {})
+
+
 def _by_tensor(
     taken: Mapping[Dimension, NDArray[np.intp]],
 ) -> Mapping[str, Sequence[tuple[int, Tensor]]]:

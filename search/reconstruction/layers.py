@@ -1,0 +1,203 @@
+"""The layers whose weights can be solved for: linear maps of unfolded inputs.
+
+A convolution is a linear map of its patches, so one form does for all of them: with `g` groups,
+rows `x` of `(c_in / g) * kernel` features give `(c_out / g)` outputs, `y = W x + b`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional
+
+from espalier.format.ir import Graph, Module, Node
+
+_CONVOLUTIONS = ("Conv1d", "Conv2d", "Conv3d")
+_NORMS = ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d")
+
+
+@dataclass(frozen=True, slots=True)
+class Residual:
+    """What is added to a layer's output further on.
+
+    Attributes:
+        other: the node whose tensor is added.
+        at: the node that adds.
+    """
+
+    other: str
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One linear map, called once in the network.
+
+    Attributes:
+        node: that calls it.
+        source: the node that it reads.
+        weight: its stored tensor, `(c_out, c_in / g, *kernel)`.
+        bias: its stored tensor, if it has one.
+        norm: path of the batch-norm with running statistics that alone reads it, if any: it
+            can carry the constant that a layer without bias cannot.
+        residual: what is added to the output, behind the norm if there is one.
+        groups: of a grouped convolution, else 1.
+        kernel, stride, padding, dilation: of a convolution, one a spatial dimension; empty for a
+            linear map, whose features are the last dimension. Padding is with zeros.
+    """
+
+    node: str
+    source: str
+    weight: str
+    bias: str | None
+    norm: str | None
+    residual: Residual | None
+    groups: int = 1
+    kernel: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+    padding: tuple[int, ...] = ()
+    dilation: tuple[int, ...] = ()
+
+    @property
+    def channel_dim(self) -> int:
+        """The dimension of inputs and outputs that the channels lie on."""
+        return 1 if self.kernel else -1
+
+    @property
+    def carries_constant(self) -> bool:
+        """Whether a constant can be added to the output."""
+        return self.bias is not None or self.norm is not None
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """`(groups, rows, features)`: what each output is a linear function of.
+
+        The features of a convolution are its kernel's positions, and channels within each.
+
+
+        Args:
+            x: `(n, c_in, *spatial)`, or `(..., features)` for a linear map.
+        """
+        if not self.kernel:
+            return x.reshape(1, -1, x.shape[-1])
+        if any(self.padding):
+            pads = [amount for size in reversed(self.padding) for amount in (size, size)]
+            x = functional.pad(x, pads)
+        rank, n = len(self.kernel), len(x)
+        # Channels last: then a patch is copied in whole runs of channels.
+        x = x.movedim(1, -1).contiguous()
+        x = x.reshape(*x.shape[:-1], self.groups, -1)
+        for dim, (size, step, gap) in enumerate(
+            zip(self.kernel, self.stride, self.dilation, strict=True), start=1
+        ):
+            x = x.unfold(dim, (size - 1) * gap + 1, step)[..., ::gap]
+        # (n, *positions, groups, channels, *kernel) -> (groups, n, *positions, *kernel, channels)
+        x = x.permute(rank + 1, *range(rank + 1), *range(rank + 3, 2 * rank + 3), rank + 2)
+        return x.reshape(self.groups, n * math.prod(x.shape[2 : rank + 2]), -1)
+
+    def outputs(self, y: Tensor) -> Tensor:
+        """`(groups, rows, c_out / groups)` of the layer's output, in the order of `inputs`."""
+        y = y.movedim(self.channel_dim, -1)
+        return y.reshape(-1, self.groups, y.shape[-1] // self.groups).movedim(1, 0)
+
+    def matrix(self, weight: Tensor) -> Tensor:
+        """`(groups, c_out / groups, features)` of a weight `(c_out, c_in / groups, *kernel)`."""
+        weight = weight.movedim(1, -1) if self.kernel else weight
+        return weight.reshape(self.groups, weight.shape[0] // self.groups, -1)
+
+    def weight_of(self, matrix: Tensor, like: Tensor) -> Tensor:
+        """The weight, of the shape of another, that has this `matrix`."""
+        if not self.kernel:
+            return matrix.reshape(like.shape)
+        return matrix.reshape(like.movedim(1, -1).shape).movedim(-1, 1)
+
+
+def layers(graph: Graph) -> Iterator[Layer]:
+    """The convolutions and linear maps of a network, in its order.
+
+    Left out: transposed convolutions, layers that are called more than once, and weights that are
+    computed or serve a second purpose.
+    """
+    readers: dict[str, list[Node]] = {node.name: [] for node in graph.nodes}
+    for node in graph.nodes:
+        for name in node.inputs:
+            readers[name].append(node)
+    for name in graph.outputs:  # an output is read outside
+        readers[name].append(Node(f"output of {name}", "output"))
+    by_name = {node.name: node for node in graph.nodes}
+    uses: dict[str, int] = {}
+    for node in graph.nodes:
+        if node.target is not None and node.op in ("module", "tensor"):
+            uses[node.target] = uses.get(node.target, 0) + 1
+
+    for node in graph.nodes:
+        names = _tensors(graph, node, by_name)
+        if names is None or any(uses.get(owner, 1) > 1 for owner in names.owners):
+            continue
+        norm = _norm(graph, readers[node.name], uses)
+        behind = node.name if norm is None else readers[node.name][0].name
+        yield Layer(
+            node=node.name,
+            source=node.inputs[0],
+            weight=names.weight,
+            bias=names.bias,
+            norm=None if norm is None else norm.target,
+            residual=_residual(behind, readers),
+            **_geometry(graph.module_of(node) if node.op == "module" else None),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    weight: str
+    bias: str | None
+    owners: tuple[str, ...]  # module paths and stored tensors that are called
+
+
+def _tensors(graph: Graph, node: Node, by_name: Mapping[str, Node]) -> _Names | None:
+    if node.op == "linear":  # weights that are not a Linear module's own
+        held = [by_name[name] for name in node.inputs[1:]]
+        if any(item.op != "tensor" for item in held):
+            return None
+        owners = [item.target or "" for item in held]
+        return _Names(owners[0], owners[1] if len(owners) > 1 else None, tuple(owners))
+    if node.op != "module" or node.target is None:
+        return None
+    if graph.module_of(node).kind not in ("Linear", *_CONVOLUTIONS):
+        return None
+    bias = f"{node.target}.bias"
+    return _Names(f"{node.target}.weight", bias if bias in graph.stored else None, (node.target,))
+
+
+def _norm(graph: Graph, read_by: list[Node], uses: Mapping[str, int]) -> Node | None:
+    if len(read_by) != 1 or read_by[0].op != "module":
+        return None
+    (node,) = read_by
+    tracked = f"{node.target}.running_mean" in graph.stored
+    alone = uses[node.target or ""] == 1
+    return node if graph.kind_of(node) in _NORMS and tracked and alone else None
+
+
+def _residual(name: str, readers: Mapping[str, list[Node]]) -> Residual | None:
+    """The addition that alone reads a node's tensor, dropout in between or not."""
+    while len(readers[name]) == 1:
+        (node,) = readers[name]
+        if node.op == "add" and len(node.inputs) == 2:
+            others = [other for other in node.inputs if other != name]
+            return Residual(others[0], node.name) if len(others) == 1 else None
+        if node.op not in ("dropout", "feature_dropout"):
+            return None
+        name = node.name
+    return None
+
+
+def _geometry(module: Module | None) -> dict[str, Any]:
+    if module is None or module.kind not in _CONVOLUTIONS:
+        return {}
+    names = {"kernel": "kernel_size", **{name: name for name in ("stride", "padding", "dilation")}}
+    return {name: module.args[arg] for name, arg in names.items()} | {
+        "groups": module.args["groups"]
+    }

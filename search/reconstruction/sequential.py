@@ -1,0 +1,162 @@
+"""Layer after layer, on the pruned network's own inputs.
+
+Both networks run side by side, node by node, on all calibration examples. Where a layer's input is
+no longer what it was, its weights are solved for: its output, and what is added to that further on,
+should come as near as possible to the original's (`search.reconstruction.solve`). So every layer
+also makes good, as far as it can, what the layers before it have lost.
+
+A residual sum `s + n(W x + b)`, with the batch-norm `n(y) = a y + c` or without one, wants
+
+    t = y + (S - s) / a
+
+from the layer, with the original's output `y` and sum `S` of the other operands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, fx
+
+from espalier.format.build import graph_of, tensors_of
+from espalier.format.ir import Node
+from search.pruning import clone
+from search.pruning.positions import alive
+from search.reconstruction.layers import Layer, layers
+from search.reconstruction.moments import Accumulator
+from search.reconstruction.solve import RIDGE, regress
+from search.reconstruction.walk import Walk
+from search.space import Kept, SearchSpace
+
+_SMALLEST_GAIN = 1e-3  # of a batch-norm: a channel with less says next to nothing
+
+
+def sequential(
+    original: fx.GraphModule,
+    cut: fx.GraphModule,
+    space: SearchSpace,
+    kept: Kept,
+    batches: Sequence[Tensor],
+    ridge: float = RIDGE,
+) -> fx.GraphModule:
+    """The cut network with weights solved for on its own inputs.
+
+    Args:
+        original: at full width, in eval mode.
+        cut: the same at `kept`, in eval mode; its weights may have been trained since.
+        batches: inputs `(n, ...)`. Held at once: what is live in both networks, on all batches.
+        ridge: see `solve.regress`.
+    Returns:
+        A network with tensors of its own.
+    """
+    return _Sequential(original, clone(cut).eval(), space, kept, batches, ridge).run()
+
+
+class _Sequential:
+    def __init__(
+        self,
+        original: fx.GraphModule,
+        result: fx.GraphModule,
+        space: SearchSpace,
+        kept: Kept,
+        batches: Sequence[Tensor],
+        ridge: float,
+    ) -> None:
+        self._result, self._ridge = result, ridge
+        self._left = {key: torch.from_numpy(mask) for key, mask in alive(space, kept).items()}
+        self._then, self._now = Walk(original, batches), Walk(result, batches)
+        self._layers = {layer.node: layer for layer in layers(graph_of(result))}
+        self._changed = _differing(original, result)
+
+    def run(self) -> fx.GraphModule:
+        with torch.no_grad():
+            for name, node in self._then.nodes.items():
+                if node.op == "output":
+                    continue
+                moved = any(source.name in self._changed for source in node.all_input_nodes)
+                self._then.step(name)
+                if moved and name in self._layers:
+                    self._solve(self._layers[name])
+                if moved or name in self._changed:
+                    self._changed.add(name)
+                    self._now.step(name)
+                else:
+                    self._now.borrow(name, self._then)
+        return self._result
+
+    def _solve(self, layer: Layer) -> None:
+        """Give a layer the weights that fit the inputs that it gets now."""
+        tensors = tensors_of(self._result)
+        weight = tensors[layer.weight]
+        old = layer.matrix(weight).double()
+        found = Accumulator(layer)
+        for x, target in zip(self._now.values(layer.source), self._targets(layer), strict=True):
+            found.add(x, target)
+        moments = found.moments()
+        if layer.carries_constant:
+            gram, cross = moments.covariance(), moments.cross_covariance()
+        else:
+            gram, cross = moments.square, moments.cross
+        new = old + regress(gram, cross.mT - old @ gram, self._ridge)
+        with torch.no_grad():
+            weight.copy_(layer.weight_of(new, weight))
+            if layer.carries_constant:
+                constant = moments.target_mean - (new @ moments.mean[..., None]).squeeze(-1)
+                if layer.bias is not None:
+                    tensors[layer.bias].copy_(constant.flatten())
+                else:  # the norm subtracts its mean
+                    tensors[f"{layer.norm}.running_mean"].sub_(constant.flatten())
+
+    def _targets(self, layer: Layer) -> list[Tensor]:
+        """What the layer should give, by batch: of the shape of its output in the cut network."""
+        targets = [self._rows(layer, y) for y in self._then.values(layer.node)]
+        other = layer.residual.other if layer.residual else None
+        if other is None or not (self._then.holds(other) and self._now.holds(other)):
+            return targets
+        gain = self._gain(layer)
+        pairs = zip(targets, self._then.values(other), self._now.values(other), strict=True)
+        result = []
+        for target, then, now in pairs:
+            sum_then = self._rows(layer, then) if then.dim() == target.dim() else then
+            if sum_then.shape != now.shape or now.shape != target.shape:
+                return targets  # spread over the output by broadcasting
+            shape = [1] * target.dim()
+            shape[layer.channel_dim] = -1
+            result.append(target + (sum_then - now) * gain.view(shape))
+        return result
+
+    def _rows(self, layer: Layer, y: Tensor) -> Tensor:
+        """The kept channels of the original's tensor."""
+        mask = self._left.get((layer.weight, 0))
+        if mask is None or y.shape[layer.channel_dim] != len(mask):
+            return y
+        return y.index_select(layer.channel_dim, mask.nonzero().flatten().to(y.device))
+
+    def _gain(self, layer: Layer) -> Tensor:
+        """`(c_out,)`: 1 / a, what a change of the sum asks of the layer; 0 where a is next to 0."""
+        tensors = tensors_of(self._result)
+        if layer.norm is None:
+            return tensors[layer.weight].new_ones(())
+        eps: float = self._result.get_submodule(layer.norm).eps  # type: ignore[assignment]
+        scale = tensors.get(f"{layer.norm}.weight")
+        root = (tensors[f"{layer.norm}.running_var"] + eps).sqrt()
+        a = 1 / root if scale is None else scale / root
+        return torch.where(a.abs() > _SMALLEST_GAIN, 1 / a, 0.0)
+
+
+def _differing(original: fx.GraphModule, result: fx.GraphModule) -> set[str]:
+    """Nodes that are not what they were: other constants, or other tensors of their own."""
+    before, after = tensors_of(original), tensors_of(result)
+    touched = {
+        name
+        for name, tensor in after.items()
+        if tensor.shape != before[name].shape or not torch.equal(tensor, before[name])
+    }
+    touched |= {name.rpartition(".")[0] for name in touched}
+    pairs = zip(graph_of(original).nodes, graph_of(result).nodes, strict=True)
+    return {then.name for then, now in pairs if now.target in touched or _constants(then, now)}
+
+
+def _constants(then: Node, now: Node) -> bool:
+    return then.op == now.op and dict(then.attrs) != dict(now.attrs)
