@@ -1,74 +1,74 @@
-"""The network of a trial as a package: the original's graph after the cut, the trial's weights."""
+"""The network of a trial as a package: the original's graph after the cut, with weights."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from api.made import Made
+from espalier.format.check import ITEM_BYTES
 from espalier.format.errors import FormatError
 from espalier.format.ir import Stored
-from espalier.format.package import Manifest, write_package
-from espalier.format.safetensors_header import check_header
+from espalier.format.package import Package, write_package
+from espalier.format.safetensors_header import Span, check_header
 from models.blobs import check_file
 from models.errors import BlobCorrupt
 from search.graph import shrink
+from search.graph.positions import alive
 from search.space import Kept, SearchSpace
 
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """A file that was written; its digest is the SHA-256 in hex."""
-
-    path: Path
-    digest: str
-    size_bytes: int
+Bytes = NDArray[np.uint8]
 
 
 def write_trial(
     path: Path,
-    original: Manifest,
+    original: Package,
     space: SearchSpace,
     kept: Kept,
-    weights: Path,
-    digest: str,
+    weights: tuple[Path, str] | None,
     facts: Mapping[str, Any],
-) -> Written:
+) -> Made:
     """Write the package of a trial; the same arguments give the same bytes.
 
     Args:
-        original: of the network that the trial was cut from.
+        original: the network that the trial was cut from, its file still there.
         space: of that network.
-        weights: the trial's tuned weights, a safetensors file.
-        digest: SHA-256 of `weights`.
+        weights: the trial's tuned weights, a safetensors file, and its SHA-256; `None` for those
+            of the original's weights that the cut leaves, as they are.
         facts: for the manifest, as `trial` of its `extra`.
     Raises:
         BlobCorrupt: the weights are damaged, or another network's.
     """
-    check_file(digest, weights)
     graph = shrink(space, kept)
+    if weights is None:
+        tensors = _cut(original, space, kept)
+    else:
+        check_file(weights[1], weights[0])
+        tensors = _tuned(weights[0], graph.stored)
+    manifest = original.manifest
     write_package(
         path,
         {
-            "name": original.name,
-            "preprocessing": original.preprocessing,
-            "classes": original.classes,
-            "extra": {**original.extra, "trial": dict(facts)},
+            "name": manifest.name,
+            "preprocessing": manifest.preprocessing,
+            "classes": manifest.classes,
+            "extra": {**manifest.extra, "trial": dict(facts)},
         },
         graph,
-        _tensors(weights, graph.stored),
+        tensors,
     )
-    with path.open("rb") as file:
-        written = hashlib.file_digest(file, "sha256").hexdigest()
-    return Written(path, written, path.stat().st_size)
+    return Made.at(path)
 
 
-def _tensors(path: Path, stored: Mapping[str, Stored]) -> dict[str, NDArray[np.uint8]]:
+def _spanned(data: Bytes, span: Span) -> Bytes:
+    return data[span.offset : span.offset + span.size_bytes]
+
+
+def _tuned(path: Path, stored: Mapping[str, Stored]) -> dict[str, Bytes]:
     """The bytes of each tensor, mapped from the file."""
     data = np.memmap(path, np.uint8, "r")
     begin = 8 + int.from_bytes(data[:8].tobytes(), "little")
@@ -78,4 +78,19 @@ def _tensors(path: Path, stored: Mapping[str, Stored]) -> dict[str, NDArray[np.u
         raise BlobCorrupt(
             f"the weights {path.name} do not fit the trial's network ({error}): run the job again"
         ) from error
-    return {name: data[span.offset : span.offset + span.size_bytes] for name, span in spans.items()}
+    return {name: _spanned(data, span) for name, span in spans.items()}
+
+
+def _cut(original: Package, space: SearchSpace, kept: Kept) -> dict[str, Bytes]:
+    """The bytes of what the cut leaves of each of the original's tensors."""
+    data = np.memmap(original.path, np.uint8, "r")
+    masks = alive(space, kept)
+    tensors = {}
+    for name, span in original.tensors.items():
+        item = ITEM_BYTES[span.stored.dtype]
+        tensor = _spanned(data, span).reshape(*span.stored.shape, item)
+        for (owner, dim), mask in masks.items():
+            if owner == name:
+                tensor = np.compress(mask, tensor, axis=dim)
+        tensors[name] = np.ascontiguousarray(tensor).reshape(-1)
+    return tensors

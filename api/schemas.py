@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +14,7 @@ from api.views import (
     EventView,
     JobError,
     JobView,
+    ListedTrialView,
     NetworkDescription,
     NetworkView,
     TrialView,
@@ -43,7 +45,7 @@ class JobPage(BaseModel):
 
 
 class TrialPage(BaseModel):
-    items: list[TrialView]
+    items: list[ListedTrialView]
     next_cursor: str | None = _CURSOR
 
 
@@ -112,8 +114,17 @@ def trial_view(row: Trial) -> TrialView:
         metrics=row.metrics or {},
         cost=row.cost or {},
         tags=row.tags,
-        kept=row.weights is not None and row.score is not None,
+        kept=row.fetchable,
     )
+
+
+def listed_trial_view(row: Trial, front: Collection[int] | None) -> ListedTrialView:
+    """
+    Args:
+        front: numbers of the trials on the front; `None` if the search has one objective.
+    """
+    ahead = None if front is None else row.number in front
+    return ListedTrialView(**trial_view(row).model_dump(), front=ahead)
 
 
 def job_view(row: Job, best: Trial | None, trials: int) -> JobView:

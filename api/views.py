@@ -84,7 +84,16 @@ class TrialView(View):
     metrics: dict[str, float]
     cost: dict[str, int]
     tags: dict[str, Any] = Field(description="the strategy's facts about it")
-    kept: bool = Field(description="whether its tuned weights are kept: its network can be fetched")
+    kept: bool = Field(description="whether its network can be fetched")
+
+
+class ListedTrialView(TrialView):
+    """A trial among the others of its job."""
+
+    front: bool | None = Field(
+        description="whether no other trial is as good in all of `strategy.objectives` and better "
+        "in one; null if the search has one objective"
+    )
 
 
 class JobError(View):

@@ -193,10 +193,14 @@ class Client(Connection):
         *,
         progress: Progress | None = None,
     ) -> Path:
-        """Fetch the network of a trial whose weights are `kept`, as it was scored: not fine-tuned.
+        """Fetch the network of a trial that is `kept`: not fine-tuned.
+
+        A trial that was tuned comes with the weights that it was scored with. Any other is the
+        original after the cut, with the original's batch-norm statistics.
 
         Raises:
-            ApiError: there is no such trial, or (`trial.not_kept`) its weights are gone.
+            ApiError: there is no such trial, or (`trial.not_kept`) it failed or its weights are
+                gone.
             DownloadCorrupt: the bytes do not match the digest that came with them.
         """
         target = Path(folder)
@@ -204,3 +208,15 @@ class Client(Connection):
         url = url_of("jobs", job, "trials", str(number), "network")
         path = target / f"{job}-trial-{number}.espalier"
         return fetch_made(self, url, path, progress)
+
+    def download_study(
+        self, job: str, path: str | Path, *, progress: Progress | None = None
+    ) -> Path:
+        """Fetch all trials so far as an Optuna study, for `optuna-dashboard sqlite:///PATH`.
+
+        Raises:
+            DownloadCorrupt: the bytes do not match the digest that came with them.
+        """
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return fetch_made(self, url_of("jobs", job, "study"), target, progress)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from models.artifact import Artifact
@@ -165,9 +165,14 @@ def resume(session: Session, job_id: str) -> Job:
 
 
 def trials_of(
-    session: Session, job_id: str, *, limit: int = 100, after: int = -1, finished: bool = False
+    session: Session,
+    job_id: str,
+    *,
+    limit: int | None = 100,
+    after: int = -1,
+    finished: bool = False,
 ) -> Sequence[Trial]:
-    """The job's trials numbered above `after`, in order, at most `limit`.
+    """The job's trials numbered above `after`, in order, at most `limit` if there is one.
 
     Args:
         finished: leave out those that wait or run.
@@ -190,9 +195,11 @@ def get_trial(session: Session, job_id: str, number: int) -> Trial:
 
 
 def kept_trials(session: Session, job_id: str) -> list[int]:
-    """Numbers of the trials whose tuned weights are kept, ascending."""
+    """Numbers of the trials whose networks can be made again, ascending; see `Trial.fetchable`."""
     query = select(Trial.number).where(
-        Trial.job_id == job_id, Trial.weights.is_not(None), Trial.score.is_not(None)
+        Trial.job_id == job_id,
+        Trial.score.is_not(None),
+        or_(Trial.weights.is_not(None), Trial.tuning_steps == 0),
     )
     return list(session.scalars(query.order_by(Trial.number)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session
@@ -30,6 +31,16 @@ def best_trials(session: Session, jobs: Sequence[Job]) -> dict[str, Trial]:
     keys = [(job.id, job.best) for job in jobs if job.best is not None]
     query = select(Trial).where(tuple_(Trial.job_id, Trial.number).in_(keys))
     return {trial.job_id: trial for trial in session.scalars(query)} if keys else {}
+
+
+def scored_trials(session: Session, job_id: str) -> list[tuple[int, float, dict[str, Any]]]:
+    """Number, score and cost of each trial of a job that has a score."""
+    query = (
+        select(Trial.number, Trial.score, Trial.cost)
+        .where(Trial.job_id == job_id, Trial.score.is_not(None))
+        .order_by(Trial.number)
+    )
+    return [(row.number, row.score, row.cost or {}) for row in session.execute(query)]
 
 
 def jobs_by_state(session: Session) -> dict[str, int]:

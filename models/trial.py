@@ -46,3 +46,8 @@ class Trial(Base):
     told: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[float] = mapped_column(Seconds, insert_default=clock_s())
     finished_at: Mapped[float | None] = mapped_column(Seconds)
+
+    @property
+    def fetchable(self) -> bool:
+        """Whether its network can be made again: from its weights, or from the original's."""
+        return self.score is not None and (self.weights is not None or self.tuning_steps == 0)

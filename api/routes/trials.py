@@ -1,32 +1,38 @@
-"""Trials of a job: list, and fetch the networks of those whose weights are kept."""
+"""Trials of a job: list them, fetch their networks, or all of them as a study of Optuna's."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
 from fastapi import Path as InPath
 from fastapi.responses import StreamingResponse
 
 from api.analysis import Analysis, readable
-from api.conditions import file_headers, matches
 from api.dependencies import Limit, Service, Services
-from api.family import Written, write_trial
+from api.family import write_trial
+from api.made import Made, answer
 from api.problems import BYTES, Problem, responses
-from api.schemas import TrialPage, trial_view
+from api.schemas import TrialPage, listed_trial_view
+from api.study import write_study
 from espalier.format.package import read_package
-from models.blobs import CHUNK_BYTES
 from models.job import Job
 from models.jobs import get_job, get_trial, kept_trials, trials_of
+from models.overview import scored_trials
 from models.trial import Trial
 from search.space import Kept
+from search.spec import JobSpec
+from search.strategies.front import front_of
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 MEDIA_TYPE = "application/vnd.espalier.network+zip"
+_MADE = responses(
+    404, 422, also={200: BYTES, 304: {"description": "Not changed since the given ETag"}}
+)
+Condition = Annotated[str | None, Header()]
 
 
 @router.get("/{job}/trials", operation_id="listTrials", responses=responses(404, 422))
@@ -38,10 +44,12 @@ def list_all(
 ) -> TrialPage:
     """The plans that were tried, in the order of their numbers."""
     with service.database.transaction(write=False) as session:
-        get_job(session, job)
+        strategy = JobSpec.model_validate(get_job(session, job).spec).strategy
+        ahead = front_of(strategy, scored_trials(session, job))
         rows = trials_of(session, job, limit=limit + 1, after=cursor)
         more = str(rows[limit - 1].number) if len(rows) > limit else None
-        return TrialPage(items=[trial_view(row) for row in rows[:limit]], next_cursor=more)
+        items = [listed_trial_view(row, ahead) for row in rows[:limit]]
+        return TrialPage(items=items, next_cursor=more)
 
 
 def _facts(job: Job, trial: Trial) -> dict[str, Any]:
@@ -55,6 +63,7 @@ def _facts(job: Job, trial: Trial) -> dict[str, Any]:
         "metrics": trial.metrics,
         "cost": trial.cost,
         "tuning_steps": trial.tuning_steps,
+        "weights": "original" if trial.weights is None else "tuned",
         "finetuned": False,
     }
 
@@ -64,11 +73,6 @@ def _not_kept(trial: Trial, kept: list[int]) -> Problem:
         why = "is not measured yet: try again when it is done"
     elif trial.score is None:
         why = "failed: take another one"
-    elif trial.parent is None and trial.tuning_steps == 0:
-        why = (
-            "was scored without tuning and has no weights of its own: only the winner's network is "
-            "kept, among the job's artifacts; submit with strategy.tuning_steps for a family"
-        )
     else:
         why = "was not chosen to go on from, and its weights are gone: take another one"
     there = ", ".join(map(str, kept)) or "none"
@@ -80,25 +84,21 @@ def _not_kept(trial: Trial, kept: list[int]) -> Problem:
     )
 
 
-def _written(service: Service, job_id: str, number: int, path: Path) -> Written:
+def _written(service: Service, job_id: str, number: int, path: Path) -> Made:
     with service.database.transaction(write=False) as session:
         trial = get_trial(session, job_id, number)
-        if trial.weights is None or trial.kept is None or trial.score is None:
+        if not trial.fetchable or trial.kept is None:
             raise _not_kept(trial, kept_trials(session, job_id))
         job = get_job(session, job_id)
         network, weights, facts = job.network.digest, trial.weights, _facts(job, trial)
         kept: Kept = tuple(map(tuple, trial.kept))
-    with readable(service.blobs, network) as file:
-        package = read_package(file)
-    analysis = service.analyses.get(network, lambda: Analysis.of(package.graph))
-    with readable(service.blobs, weights) as file:
-        return write_trial(path, package.manifest, analysis.space, kept, file, weights, facts)
-
-
-def _pieces(file: BinaryIO) -> Iterator[bytes]:
-    with file:
-        while piece := file.read(CHUNK_BYTES):
-            yield piece
+    with readable(service.blobs, network) as original:
+        package = read_package(original)
+        analysis = service.analyses.get(network, lambda: Analysis.of(package.graph))
+        if weights is None:
+            return write_trial(path, package, analysis.space, kept, None, facts)
+        with readable(service.blobs, weights) as file:
+            return write_trial(path, package, analysis.space, kept, (file, weights), facts)
 
 
 @router.get(
@@ -106,29 +106,44 @@ def _pieces(file: BinaryIO) -> Iterator[bytes]:
     operation_id="downloadTrial",
     tags=["results"],
     response_class=StreamingResponse,
-    responses=responses(
-        404,
-        422,
-        also={200: BYTES, 304: {"description": "Not changed since the given ETag"}},
-    ),
+    responses=_MADE,
 )
 def network(
     job: str,
     number: Annotated[int, InPath(ge=0, lt=2**31)],
     service: Services,
-    if_none_match: Annotated[str | None, Header()] = None,
+    if_none_match: Condition = None,
 ) -> Response:
-    """A trial's network as a package, with the weights that it was scored with.
+    """A trial's network as a package, not fine-tuned.
 
-    Of a search that tunes its trials, the winner of each iteration is kept: a family of networks,
-    from the widest to the one within the budget. They are not fine-tuned.
+    Of a search that tunes its trials, the winner of each iteration is kept, with the weights that
+    it was scored with: a family of networks, from the widest to the one within the budget. Of a
+    search that does not, every trial that succeeded can be had: the original, cut, with the
+    original's weights and batch-norm statistics. The score was measured after recalibrating those
+    statistics, so recalibrate or fine-tune the network before it is used.
     """
     with tempfile.TemporaryDirectory(prefix="espalier-") as folder:
-        written = _written(service, job, number, Path(folder) / "network.espalier")
-        headers = file_headers(f"{job}-trial-{number}.espalier", written.digest)
-        headers["Cache-Control"] = "private, no-cache"
-        if if_none_match is not None and matches(if_none_match, headers["ETag"]):
-            return Response(status_code=304, headers=headers)
-        headers["Content-Length"] = str(written.size_bytes)
-        file = written.path.open("rb")  # which outlives its name
-    return StreamingResponse(_pieces(file), headers=headers, media_type=MEDIA_TYPE)
+        made = _written(service, job, number, Path(folder) / "network.espalier")
+        return answer(made, f"{job}-trial-{number}.espalier", MEDIA_TYPE, if_none_match)
+
+
+@router.get(
+    "/{job}/study",
+    operation_id="downloadStudy",
+    tags=["results"],
+    response_class=StreamingResponse,
+    responses=_MADE,
+)
+def study(job: str, service: Services, if_none_match: Condition = None) -> Response:
+    """The job's trials so far as a storage of Optuna's, a SQLite file, for optuna-dashboard.
+
+    Of any strategy: parameters are the keep ratios of the channel groups, values the score or,
+    of a search for several objectives, each of them; metrics and costs are user attributes.
+    """
+    with tempfile.TemporaryDirectory(prefix="espalier-") as folder:
+        path = Path(folder) / "study.db"
+        with service.database.transaction(write=False) as session:
+            row = get_job(session, job)
+            write_study(path, row, trials_of(session, job, limit=None))
+        made = Made.at(path)
+        return answer(made, f"{job}-study.db", "application/vnd.sqlite3", if_none_match)

@@ -1,7 +1,8 @@
-"""`espalier trials`."""
+"""`espalier trials` and `study`."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -9,9 +10,15 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from espalier.cli.console import COSTS, URL, Url, connected, err, out
+from espalier.cli.console import COSTS, URL, Url, connected, err, out, size, transfer
 
 _SHOWN = ("macs", "params")
+_NONE = {  # kept, on the front
+    (False, False): "no trials yet",
+    (True, False): "no trial is kept yet",
+    (False, True): "no front: only a search with several objectives has one",
+    (True, True): "no trial on a front is kept yet",
+}
 
 
 def _tags(trial: dict[str, Any]) -> str:
@@ -30,6 +37,9 @@ def _show(view: dict[str, Any], full: dict[str, int], found: list[dict[str, Any]
     for title in ("trial", "from", *(COSTS[name] for name in names)):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column(view["spec"]["evaluation"]["metric"] + " score", justify="right", no_wrap=True)
+    several = any(trial["front"] is not None for trial in found)
+    if several:
+        table.add_column("front", no_wrap=True)
     table.add_column("kept", no_wrap=True)
     table.add_column("tags")
     best = (view["best"] or {}).get("number")
@@ -41,6 +51,7 @@ def _show(view: dict[str, Any], full: dict[str, int], found: list[dict[str, Any]
             "" if trial["parent"] is None else str(trial["parent"]),
             *shares,
             _score(trial),
+            *(["yes" if trial["front"] else ""] if several else []),
             "yes" if trial["kept"] else "",
             escape(_tags(trial)),
             style="bold" if trial["number"] == best else None,
@@ -55,6 +66,10 @@ def register(app: typer.Typer) -> None:
         kept: Annotated[
             bool, typer.Option("--kept", help="Only those whose networks can be fetched.")
         ] = False,
+        front: Annotated[
+            bool,
+            typer.Option("--front", help="Only those that no other beats in all objectives."),
+        ] = False,
         as_json: Annotated[bool, typer.Option("--json", help="As the service says it.")] = False,
         url: Url = URL,
     ) -> None:
@@ -64,11 +79,33 @@ def register(app: typer.Typer) -> None:
         """
         with connected(url) as client:
             view = client.job(job)
-            found = [trial for trial in client.trials(job) if trial["kept"] or not kept]
+            found = [
+                trial
+                for trial in client.trials(job)
+                if (trial["kept"] or not kept) and (trial["front"] or not front)
+            ]
             full = client.network(view["spec"]["network"])["description"]["cost"]
         if as_json:
             out.print_json(data=found)
         elif found:
             _show(view, full, found)
         else:
-            err.print(f"no {'trial is kept' if kept else 'trials'} yet")
+            err.print(_NONE[kept, front])
+
+    @app.command()
+    def study(
+        job: Annotated[str, typer.Argument(help="The job's id.")],
+        output: Annotated[
+            Path | None, typer.Option("--output", "-o", help="File; JOB-study.db if left out.")
+        ] = None,
+        url: Url = URL,
+    ) -> None:
+        """Fetch a job's trials as an Optuna study, for: optuna-dashboard sqlite:///FILE"""
+        with connected(url) as client, transfer("downloading") as bar:
+            task = bar.add_task("", total=None)
+
+            def progress(done: int, total: int) -> None:
+                bar.update(task, completed=done, total=total)
+
+            path = client.download_study(job, output or f"{job}-study.db", progress=progress)
+        out.print(f"{size(path.stat().st_size):>10}  {escape(str(path))}")

@@ -44,6 +44,7 @@ class Landscape:
         path: the winner's ancestors, oldest first, ending with the winner as the search scored it.
         final: the winner after fine-tuning.
         control: the uniform plan without fine-tuning.
+        front: the trials that no other beats in all objectives; none if there is but one.
     """
 
     metric: str
@@ -52,6 +53,7 @@ class Landscape:
     path: Sequence[Point]
     final: Point | None
     control: Point | None
+    front: Sequence[Point] = ()
 
 
 def as_svg(figure: Figure) -> str:
@@ -97,6 +99,11 @@ def landscape(shown: Landscape, cost: str, limit: int) -> str:
         axes.scatter(
             *xy(shown.trials), s=42, color=TRIAL, alpha=0.9, linewidth=0, label="Trials", zorder=3
         )
+        if shown.front:
+            axes.scatter(
+                *xy(shown.front), s=42, facecolor="none", edgecolor=WINNER, linewidth=1.3,
+                zorder=3.6, label="Front",
+            )  # fmt: skip
         if len(shown.path) > 1:
             axes.plot(*xy(shown.path), color=WINNER, linewidth=1.3, alpha=0.6, zorder=3.5)
         if shown.control is not None:

@@ -12,6 +12,7 @@ from search.export.page import Markup, document, table, tag
 from search.export.plot import Landscape, Point, landscape, progress
 from search.export.result import Result
 from search.export.sensitivity import sensitivity_section
+from search.strategies.front import front_of
 
 Metrics = Mapping[str, Any]
 
@@ -163,6 +164,12 @@ def _landscape(result: Result, metrics: Metrics) -> Landscape:
         if (point := _point(metric, trial.outcome.cost, trial.outcome.metrics)) is not None
     }
     path = [points[number] for number in _ancestors(result) if number in points]
+    scored = [
+        (trial.proposal.number, trial.outcome.score, trial.outcome.cost)
+        for trial in result.trials
+        if trial.outcome.score is not None
+    ]
+    ahead = front_of(result.spec.strategy, scored) or ()
     return Landscape(
         metric=metric,
         original=Point(result.before, holdout["original"][metric]),
@@ -170,6 +177,7 @@ def _landscape(result: Result, metrics: Metrics) -> Landscape:
         path=path[::-1],
         final=_point(metric, result.after, holdout["final"]),
         control=_point(metric, result.control.cost, result.control.metrics),
+        front=[points[number] for number in sorted(ahead) if number in points],
     )
 
 

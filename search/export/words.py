@@ -22,6 +22,7 @@ STRATEGIES: Mapping[str, str] = {
     "random": "Random search",
     "netadapt": "NetAdapt",
     "sensitivity": "Sensitivity of single groups",
+    "optuna": "Optuna",
 }
 _FRACTIONS = frozenset({"top1", "top5", "agreement"})
 

@@ -7,16 +7,23 @@ Kept channels are always numbered as in the original network. A network that was
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from search.graph import shrink
+from search.graph.positions import Dimension, alive
 from search.space import ChannelGroup, Kept, Member, SearchSpace
 
-Dimension = tuple[str, int]
-"""A stored tensor's name and one of its dimensions."""
+__all__ = [
+    "Dimension",
+    "alive",
+    "cuts",
+    "everything",
+    "narrowed",
+    "narrowed_groups",
+    "relative",
+]
 
 
 def everything(space: SearchSpace) -> Kept:
@@ -38,32 +45,6 @@ def relative(parent: Kept, child: Kept) -> Kept:
             raise ValueError(f"group {group}: channels {missing} are not in the parent {outer}")
         result.append(tuple(rank[channel] for channel in inner))
     return tuple(result)
-
-
-def _removed(space: SearchSpace, kept: Kept) -> Iterator[tuple[Member, NDArray[np.intp]]]:
-    """Each member that loses something, with the positions it loses in the original tensor."""
-    for group, channels in zip(space.groups, kept, strict=True):
-        if len(channels) == group.channels:
-            continue
-        gone = sorted(set(range(group.channels)).difference(channels))
-        known: dict[tuple[tuple[int, ...], ...], NDArray[np.intp]] = {}  # most members are alike
-        for member in group.members:
-            if member.positions not in known:
-                owned = [member.positions[channel] for channel in gone]
-                known[member.positions] = np.array(owned).ravel()
-            yield member, known[member.positions]
-
-
-def alive(space: SearchSpace, kept: Kept) -> dict[Dimension, NDArray[np.bool_]]:
-    """For each cut dimension, which of the original tensor's positions are left."""
-    masks: dict[Dimension, NDArray[np.bool_]] = {}
-    for member, positions in _removed(space, kept):
-        key = (member.tensor, member.dim)
-        if key not in masks:
-            size = space.graph.stored[member.tensor].shape[member.dim]
-            masks[key] = np.ones(size, np.bool_)
-        masks[key][positions] = False
-    return masks
 
 
 def cuts(space: SearchSpace, parent: Kept, child: Kept) -> dict[Dimension, NDArray[np.intp]]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from search.spec import Objective
+from search.spec import Objective, OptunaSpec, StrategySpec
 
 Direction = Literal["maximize", "minimize"]
+
+
+def aims_of(strategy: StrategySpec) -> tuple[Objective, ...]:
+    """What a search is for: the score alone unless it asks for more."""
+    return strategy.aims() if isinstance(strategy, OptunaSpec) else ("score",)
 
 
 def values_of(
@@ -42,6 +47,22 @@ def front(
     points = np.array([values[number] for number in numbers]) * signs  # (trials, objectives)
     best, first = np.unique(points, axis=0, return_index=True)
     return tuple(sorted(numbers[first[row]] for row in np.flatnonzero(_undominated(best))))
+
+
+def front_of(
+    strategy: StrategySpec, scored: Iterable[tuple[int, float, Mapping[str, int]]]
+) -> frozenset[int] | None:
+    """The front of a search's trials; `None` if it has but one objective.
+
+    Args:
+        scored: number, score and cost of each trial that succeeded.
+    """
+    aims = aims_of(strategy)
+    if len(aims) == 1:
+        return None
+    return frozenset(
+        front(aims, {number: values_of(aims, score, cost) for number, score, cost in scored})
+    )
 
 
 def _undominated(points: NDArray[np.float64]) -> NDArray[np.bool_]:

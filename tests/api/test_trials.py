@@ -24,6 +24,7 @@ from models.trial import Trial
 from search.context import Context, Problem
 from search.evaluation.checkpoint import restore
 from search.files import FolderFiles
+from search.pruning import apply
 from search.records import Inputs, TrialResult
 from search.space import Plan
 from search.spec import JobSpec
@@ -99,7 +100,7 @@ def test_the_package_is_the_network_that_was_scored(
     with Client(running.url) as client:
         path = client.download_trial(job, 0, tmp_path)
         kept = {trial["number"]: trial["kept"] for trial in client.trials(job)}
-    assert kept == {0: True, 1: False}
+    assert kept == {0: True, 1: True}
     network = load(path)
     assert isinstance(network.get_submodule("first"), torch.nn.Conv2d)
     assert network.get_submodule("first").weight.shape == (PLAN[0], 1, 3, 3)
@@ -133,14 +134,41 @@ def test_the_same_request_gives_the_same_bytes(
     assert (again.status_code, again.content) == (304, b"")
 
 
+def test_an_untuned_trial_is_the_original_after_its_cut(
+    running: Running, measured: tuple[str, TrialResult, Context], tmp_path: Path
+) -> None:
+    job, result, context = measured
+    with Client(running.url) as client:
+        path = client.download_trial(job, 1, tmp_path)
+    cut = apply(context.network, context.problem.space, result.kept).state_dict()
+    found = load(path).state_dict()
+    assert found.keys() == cut.keys()
+    for name, tensor in cut.items():
+        assert torch.equal(found[name], tensor)
+    facts = read_package(path).manifest.extra["trial"]
+    assert isinstance(facts, dict)
+    assert (facts["number"], facts["weights"]) == (1, "original")
+
+
 def test_what_is_not_kept_says_what_is(
-    http: httpx.Client, measured: tuple[str, TrialResult, Context]
+    http: httpx.Client, running: Running, measured: tuple[str, TrialResult, Context]
 ) -> None:
     job = measured[0]
-    answer = http.get(f"/v1/jobs/{job}/trials/1/network")
-    problem = answer.json()
-    assert (answer.status_code, problem["code"], problem["kept"]) == (404, "trial.not_kept", [0])
-    assert "without tuning" in problem["detail"]
+    with running.service.database.transaction() as session:
+        for number, score, finished in ((2, 0.5, 0.0), (3, None, 0.0), (4, None, None)):
+            session.add(
+                Trial(
+                    job_id=job, number=number, plan=list(PLAN), tuning_steps=3, tags={},
+                    score=score, finished_at=finished,
+                )
+            )  # fmt: skip
+    for number, why in ((2, "its weights are gone"), (3, "failed"), (4, "not measured yet")):
+        answer = http.get(f"/v1/jobs/{job}/trials/{number}/network")
+        problem = answer.json()
+        assert (answer.status_code, problem["code"], problem["kept"]) == (
+            404, "trial.not_kept", [0, 1],
+        )  # fmt: skip
+        assert why in problem["detail"]
     missing = http.get(f"/v1/jobs/{job}/trials/7/network").json()
     assert missing["code"] == "not_found"
     assert "no trial 7" in missing["detail"]

@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from espalier.cli import app
 from espalier.client import Client
+from models.claims import lock_job
 from models.job import Job
 from models.trial import Trial
 from tests.api.fixtures import Files, Running, fail, publish
@@ -198,7 +199,7 @@ def test_trials_show_shares_of_the_cost(run: Run, running: Running, files: Files
                     number=number,
                     plan=[4, 8],
                     parent=None if number == 0 else 0,
-                    tuning_steps=0,
+                    tuning_steps=5,
                     tags={"iteration": 1, "group": number},
                     score=score,
                     cost={"macs": 39192, "params": 1},
@@ -217,9 +218,33 @@ def test_trials_show_shares_of_the_cost(run: Run, running: Running, files: Files
     assert "0.7500" in first
     assert second[:2] == ["1", "0"]
     assert second[-5:] == ["failed", "group", "1,", "iteration", "1"]
-    refused(run("download", job, "--trial", "0"), 1, "without tuning", "kept: none")
+    refused(run("download", job, "--trial", "0"), 1, "weights are gone", "kept: none")
     assert json.loads(run("trials", job, "--json").stdout)[1]["parent"] == 0
     assert "no trial is kept" in run("trials", job, "--kept").stderr
+    assert "only a search with several objectives" in run("trials", job, "--front").stderr
+
+
+def test_a_front_is_marked_and_a_study_fetched(
+    run: Run, running: Running, files: Files, tmp_path: Path
+) -> None:
+    job = submitted(run, files, "--strategy", "optuna", "--set", "strategy.sampler=nsga2")
+    with running.service.database.transaction() as session:
+        lock_job(session, job).prepared = {"groups": []}
+        for number, (score, macs) in enumerate(((0.75, 39192), (0.5, 40000), (0.25, 1000))):
+            session.add(
+                Trial(
+                    job_id=job, number=number, plan=[], tuning_steps=0, tags={}, score=score,
+                    cost={"macs": macs, "params": 1}, finished_at=0.0,
+                )
+            )  # fmt: skip
+    shown = run("trials", job).stdout
+    ahead = [line.split()[0] for line in shown.splitlines() if line.split()[-2:] == ["yes", "yes"]]
+    assert ahead == ["0", "2"]
+    found = json.loads(run("trials", job, "--front", "--json").stdout)
+    assert [trial["number"] for trial in found] == [0, 2]
+    result = run("study", job, "-o", tmp_path / "s" / "study.db")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "s" / "study.db").read_bytes().startswith(b"SQLite format 3")
 
 
 @pytest.mark.parametrize("command", ["watch", "show", "download", "cancel", "pause", "resume"])
