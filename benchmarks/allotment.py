@@ -21,6 +21,10 @@ from search.strategies.base import Outcome
 Fields = dict[str, Any]
 
 
+class LeftOut(Exception):
+    """A run that cannot be made, with the reason in one line."""
+
+
 class TooMany(Exception):
     """A search that makes more trials than asked for."""
 
@@ -48,7 +52,11 @@ def played(problem: Problem, spec: JobSpec, most: int, seed: int) -> int:
 
 
 def _most(problem: Problem, spec: JobSpec, evaluations: int, fields: Iterator[Fields]) -> Fields:
-    """Of some settings those with the most trials that are not too many, whatever the scores."""
+    """Of some settings those with the most trials that are not too many, whatever the scores.
+
+    Raises:
+        LeftOut: all of them make too many.
+    """
     best: tuple[int, Fields] | None = None
     for candidate in fields:
         strategy = _strategy(spec, candidate)
@@ -62,7 +70,7 @@ def _most(problem: Problem, spec: JobSpec, evaluations: int, fields: Iterator[Fi
         if best is None or trials > best[0]:
             best = trials, candidate
     if best is None:
-        raise SystemExit(f"{evaluations} evaluations are too few for any setting of the method")
+        raise LeftOut(f"{evaluations} evaluations are too few for it in any setting")
     return best[1]
 
 
@@ -101,9 +109,9 @@ def strategy_of(method: str, problem: Problem, spec: JobSpec, evaluations: int) 
     """A method's strategy for about `evaluations` trials, not more (`uniform` needs one).
 
     Raises:
-        NotImplementedError: the search does not have the method.
+        LeftOut: the search does not have the method, or it needs more trials.
     """
     try:
         return _strategy(spec, METHODS[method](problem, spec, evaluations))
     except ValidationError as error:
-        raise NotImplementedError(f"no method {method!r}: {error}") from error
+        raise LeftOut(f"the search has no method {method!r}") from error

@@ -33,7 +33,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.allotment import METHODS, strategy_of
+from benchmarks.allotment import METHODS, LeftOut, strategy_of
 from benchmarks.compression import Compression, Found
 from benchmarks.record import RESULTS, described
 from benchmarks.subjects import SUBJECTS, Subject
@@ -101,7 +101,7 @@ class Runs:
         """The job of every method, but for the strategy.
 
         Raises:
-            NotImplementedError: the evaluator does not have the variant.
+            LeftOut: the evaluator does not have the variant.
         """
         options, subject = self.options, self.subject
         evaluation: dict[str, Any] = {
@@ -112,7 +112,7 @@ class Runs:
         if "reconstruction" in EvaluationSpec.model_fields:
             evaluation["reconstruction"] = variant
         elif variant != "none":
-            raise NotImplementedError(f"no reconstruction {variant!r}")
+            raise LeftOut(f"the evaluator has no reconstruction {variant!r}")
         epochs = subject.epochs if options.epochs is None else options.epochs
         fields = {
             "network": subject.name,
@@ -272,14 +272,14 @@ def main() -> None:
             for method, variant in _wanted(options):
                 try:
                     run.method(method, variant, seed)
-                except NotImplementedError as error:
-                    print(f"left out: {str(error).splitlines()[0]}")
+                except LeftOut as error:
+                    print(f"left out, {method} on {run.subject.name}: {error}", flush=True)
     if options.plans:
         for variant in options.plan_variants:
             try:
                 runs[0].plans(variant)
-            except NotImplementedError as error:
-                print(f"left out: {str(error).splitlines()[0]}")
+            except LeftOut as error:
+                print(f"left out, random plans: {error}", flush=True)
 
 
 if __name__ == "__main__":
