@@ -119,7 +119,8 @@ class JobView(View):
     best: TrialView | None = Field(description="the best trial so far")
     error: JobError | None
     summary: dict[str, Any] | None = Field(
-        description="before and after, once succeeded: accuracy, costs, latency"
+        description="before and after, once succeeded: accuracy, costs, latency; `seconds` is how "
+        "long the job's steps took, added up over all workers, without waiting and lost attempts"
     )
     cancel_requested: bool
     pause_requested: bool

@@ -158,11 +158,11 @@ def _advance(
             .values(told=True)
             .execution_options(synchronize_session=False)
         )
-    job.snapshot = json.dumps(result["state"])
     if result["proposals"]:
         new = [{"job_id": job.id, **proposal} for proposal in result["proposals"]]
         session.execute(insert(Trial), new)
         enqueue_trials(session, job.id, [proposal["number"] for proposal in new])
+    job.snapshot = json.dumps(result["state"])
     report(session, job, "search", result["fraction"], {"trials": len(told)})
     if result["best"] is not None and result["best"] != job.best:
         job.best = result["best"]

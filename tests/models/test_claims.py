@@ -10,15 +10,16 @@ from multiprocessing.queues import SimpleQueue
 import pytest
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
-from models.claims import Claim, claim_next, complete, expire, release, renew
+from models.claims import Claim, claim_next, complete, expire, release, renew, settle
 from models.database import Database
 from models.errors import LeaseLost
 from models.events import append, events_after
 from models.job import State
 from models.jobs import get_job, request_cancel, request_pause, resume
 from models.outbox import Outbox
-from models.queue import enqueue
+from models.queue import claimable, enqueue, enqueue_trials
 from models.work import Kind, Work, WorkState
 from tests.models.records import submit
 
@@ -230,3 +231,82 @@ def test_jobs_take_turns(database: Database) -> None:
             complete(session, claim)
     assert Counter(served) == {first: 4, second: 4}
     assert served[0] != served[1]
+
+
+def _messages(database: Database) -> list[int]:
+    with database.transaction(write=False) as session:
+        return list(session.scalars(select(Outbox.work_id).order_by(Outbox.id)))
+
+
+def test_who_publishes_takes_what_is_next_and_rings_for_the_rest(database: Database) -> None:
+    job_id = submit(database)
+    before = _messages(database)
+    claim = _need(database)
+    with database.transaction() as session:
+        job = complete(session, claim)
+        enqueue(session, job_id, Kind.ADVANCE)
+        following = claim_next(session, "test", 60.0, job=job)
+    assert following is not None
+    assert (following.kind, following.fence, following.attempts) == (Kind.ADVANCE, 1, 1)
+    assert _messages(database) == before
+    with database.transaction() as session:
+        job = complete(session, following)
+        enqueue_trials(session, job_id, [0, 1, 2])
+        first = claim_next(session, "test", 60.0, job=job)
+    assert first is not None
+    assert first.trial == 0
+    assert len(_messages(database)) == len(before) + 2
+    with database.transaction() as session:
+        job = complete(session, first)
+        enqueue_trials(session, job_id, [3])
+        second = claim_next(session, "test", 60.0, job=job)
+    assert second is not None
+    assert second.trial == 1
+    assert len(_messages(database)) == len(before) + 2  # trials 2 and 3 wait
+    with database.transaction() as session:
+        assert len(claimable(session)) == 2
+
+
+def test_a_result_and_the_next_claim_are_one(database: Database) -> None:
+    """What undoes the one undoes the other."""
+    job_id = submit(database)
+    claim = _need(database)
+
+    def publish(session: Session) -> None:
+        job = complete(session, claim)
+        enqueue(session, job_id, Kind.ADVANCE)
+        assert claim_next(session, "test", 60.0, job=job) is not None
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), database.transaction() as session:
+        publish(session)
+    with database.transaction(write=False) as session:
+        (unit,) = session.scalars(select(Work))
+        assert (unit.kind, unit.state, unit.fence) == (Kind.PREPARE, WorkState.CLAIMED, 1)
+    with database.transaction() as session:
+        complete(session, claim)
+
+
+def test_who_publishes_leaves_the_turn_to_another_job(database: Database) -> None:
+    first, second = submit(database), submit(database)
+    with database.transaction() as session:
+        enqueue_trials(session, first, [0, 1])
+    claim = _need(database)
+    assert claim.job_id == first
+    with database.transaction() as session:
+        job = complete(session, claim)
+        assert claim_next(session, "test", 60.0, job=job) is None
+    assert _need(database).job_id == second
+
+
+def test_nothing_follows_in_a_job_that_pauses(database: Database) -> None:
+    job_id = submit(database)
+    claim = _need(database)
+    with database.transaction() as session:
+        request_pause(session, job_id)
+    with database.transaction() as session:
+        job = complete(session, claim)
+        enqueue(session, job_id, Kind.ADVANCE)
+        assert claim_next(session, "test", 60.0, job=job) is None
+        settle(session, job)
+        assert job.state == State.PAUSED

@@ -77,6 +77,7 @@ def test_the_same_plan_and_accuracy(service: Service, job: tuple[str, Inputs, Fo
     assert json.loads(plan) == json.loads(files.path(names["plan.json"]).read_bytes())
     assert row.summary is not None
     assert row.summary["test_accuracy"] == expected.summary["test_accuracy"]
+    assert row.summary.keys() == expected.summary.keys()
 
 
 @pytest.mark.slow

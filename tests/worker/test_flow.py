@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import select
 
 from models.blob import Blob
-from models.claims import claim_next
+from models.claims import claim_next, expire
 from models.events import events_after
 from models.job import State
 from models.jobs import artifacts_of, trials_of
@@ -34,6 +34,27 @@ def test_a_job_runs_to_its_result(service: Service) -> None:
     assert moves == ["queued", "running", "finalizing", "succeeded"]
     assert kinds.count(Kind.EVALUATE) == 12
     assert kinds.count(Kind.TUNE) == 3
+
+
+def test_the_seconds_of_the_result_are_those_of_its_units(service: Service) -> None:
+    """And not those of an attempt that came to nothing, or of waiting."""
+    job_id = service.submit(trials=3, seconds={"evaluate": 0.2, "finalize": 0.3})
+    slot = service.slot()
+    with service.database.transaction() as session:
+        lost = claim_next(session, "lost", 0.0)
+        assert lost is not None
+        assert expire(session, 5) == 1
+    slot.serve()
+    job = service.job(job_id)
+    with service.database.transaction(write=False) as session:
+        units = session.scalars(select(Work)).all()
+    assert all(unit.seconds is not None for unit in units)
+    assert job.summary is not None
+    seconds = job.summary["seconds"]
+    assert seconds == round(sum(unit.seconds or 0.0 for unit in units), 1)
+    assert job.finished_at is not None
+    assert job.started_at is not None
+    assert 3 * 0.2 + 0.3 <= seconds < job.finished_at - job.started_at
 
 
 def test_one_child_serves_every_step(service: Service) -> None:
