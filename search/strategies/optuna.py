@@ -14,8 +14,8 @@ The samplers are told the points that they drew. Telling them the ratios of the 
 projection and rounding, was no better for TPE and worse for CMA-ES on chains of 20 groups.
 
 Except for `random`, the first trial is the uniform plan with its slack used up, so that the search
-never loses to it. The first population of NSGA-II is spread over the costs on purpose: ratios that
-are drawn independently of each other almost all add up to the same cost.
+never loses to it. The first population of NSGA-II is spread over the costs within the budget on
+purpose: ratios that are drawn independently of each other almost all add up to the same cost.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from search.space import Plan
+from search.cost import Budget
+from search.space import Plan, smallest
 from search.spec import OptunaSpec
 from search.strategies.base import Outcome, Problem, Proposal
 from search.strategies.fitting import fit, uniform_plan, widen
@@ -142,11 +143,21 @@ class OptunaSearch:
             ratios = np.array(uniform) / self._full
             return rounded(ratios[self._free].tolist(), self._lowest)
         if isinstance(self._sampler, InStudy) and number < self._sampler.population * self._several:
-            generator = np.random.default_rng(seed_of(self._problem.seed, number))
-            level, spread = generator.random(2)
-            ratios = level * (1.0 - generator.random(len(self._free))) ** spread
-            return rounded(ratios.tolist(), self._lowest)
+            return self._spread(np.random.default_rng(seed_of(self._problem.seed, number)))
         return None
+
+    def _spread(self, generator: np.random.Generator) -> Point:
+        """A point of the first population: bold or even, of any cost within the budget."""
+        problem = self._problem
+        least = problem.cost.of(smallest(problem.choices))
+        share, spread = generator.random(2) ** (0.5, 1.0)  # costs near the budget are likelier
+        limits = {
+            name: least[name] + int(share * (limit - least[name]))
+            for name, limit in problem.budget.limits.items()
+        }
+        ratios = (1.0 - generator.random(len(problem.choices))) ** spread
+        plan = fit(problem.cost, Budget(limits), problem.choices, ratios.tolist())
+        return rounded((np.array(plan) / self._full)[self._free].tolist(), self._lowest)
 
     def _plan(self, point: Point) -> Plan:
         """The point's projection: see the module."""

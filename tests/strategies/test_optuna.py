@@ -224,7 +224,7 @@ def test_nsga2_spreads_below_the_budget() -> None:
     assert strategy.best == max(family, key=lambda number: scores[number][0])
     limit = problem.budget.limits["macs"]
     shares = sorted(scores[number][1] / limit for number in family)
-    assert shares[0] < 0.3
+    assert shares[0] < 0.6
     assert shares[-1] > 0.95
     assert max(b - a for a, b in itertools.pairwise(shares)) < 0.3
     assert not OptunaSearch(OptunaSpec(), problem).family
