@@ -189,7 +189,7 @@ def train(recipe: Recipe, *, seed: int = 0) -> nn.Module:
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
             schedule.step()
-            total += float(loss)
+            total += float(loss.detach())
         print(f"epoch {epoch + 1} of {recipe.epochs}: loss {total / steps:.3f}", flush=True)
     return network.eval()
 
