@@ -18,11 +18,11 @@ Gone = Callable[[], Awaitable[bool]]
 
 
 def _version(database: Database, job: str) -> tuple[int, bool]:
-    """Number of the job's last event, and whether it is terminal."""
+    """Number of the job's last event, and whether it is terminal; a deleted one is, at -1."""
     query = select(Job.last_event, Job.state).where(Job.id == job)
     with database.transaction(write=False) as session:
-        row = session.execute(query).one()
-    return row.last_event, row.state in TERMINAL
+        row = session.execute(query).one_or_none()
+    return (-1, True) if row is None else (row.last_event, row.state in TERMINAL)
 
 
 async def changed(database: Database, job: str, version: int, wait_s: float, gone: Gone) -> bool:

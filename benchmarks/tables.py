@@ -106,6 +106,26 @@ def core() -> str:
     return _table(head, rows) + "\n\n" + _commands(records)
 
 
+def overhead() -> str:
+    """What the service adds to a search."""
+    (record,) = records = _load("overhead.json")
+    head = ["search", "trials", "library, ms a trial", "added, ms a trial"]
+    head += ["added", "least to most", "added processor time, ms a trial"]
+    rows = [
+        [
+            case["case"],
+            str(case["trials"]),
+            f"{case['library_ms_per_trial']:.0f}",
+            f"{case['added_ms_per_trial']:.1f}",
+            f"{100 * case['added']:.1f} %",
+            f"{100 * case['added_least']:.1f} to {100 * case['added_most']:.1f} %",
+            f"{case['added_cpu_ms_per_trial']:.1f}",
+        ]
+        for case in record["cases"]
+    ]
+    return _table(head, rows) + "\n\n" + _commands(records)
+
+
 def _commands(records: list[dict[str, Any]]) -> str:
     machines = {f"{r['processor']}, {r['cores']} cores, torch {r['torch']}" for r in records}
     lines = list(dict.fromkeys(f"    {r['command']}" for r in records))

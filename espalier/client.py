@@ -138,6 +138,10 @@ class Client(Connection):
     def cancel(self, job: str) -> Json:
         return self.json("POST", url_of("jobs", job, "cancel"))
 
+    def delete(self, job: str) -> None:
+        """Delete a job that has ended, with its results; network and dataset stay."""
+        self.call("DELETE", url_of("jobs", job))
+
     def pause(self, job: str) -> Json:
         return self.json("POST", url_of("jobs", job, "pause"))
 

@@ -15,9 +15,10 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from models.base import clock_s
-from models.errors import LeaseLost, NotFound
+from models.errors import LeaseLost
 from models.events import append
 from models.job import Job, State
+from models.locks import lock_job, lock_worked_on
 from models.queue import OPEN, announce, hush, next_turn
 from models.references import release_job
 from models.states import move
@@ -36,18 +37,6 @@ class Claim:
     attempts: int
 
 
-def lock_job(session: Session, job_id: str) -> Job:
-    """The job's row, fresh, locked until the transaction ends.
-
-    Raises:
-        NotFound: there is no such job.
-    """
-    job = session.get(Job, job_id, with_for_update={"of": Job}, populate_existing=True)
-    if job is None:
-        raise NotFound(f"there is no job {job_id!r}: GET /v1/jobs lists them")
-    return job
-
-
 def claim_next(
     session: Session, worker: str, lease_s: float, *, job: Job | None = None
 ) -> Claim | None:
@@ -55,8 +44,7 @@ def claim_next(
 
     Args:
         worker: who claims, for the reader of the row.
-        job: locked by this transaction, which then may lock no other: claims only its units, and
-            none if it is another job's turn.
+        job: locked by this transaction, so no other may be: `None` in another job's turn.
     """
     if job is not None:
         turn = session.execute(next_turn()).first()
@@ -131,7 +119,7 @@ def complete(session: Session, claim: Claim, seconds: float | None = None) -> Jo
     Raises:
         LeaseLost: the attempt has been replaced, or its job has ended; nothing may be written.
     """
-    job = lock_job(session, claim.job_id)
+    job = lock_worked_on(session, claim.job_id)
     _write(
         session,
         claim,
@@ -162,7 +150,7 @@ def release(
     Raises:
         LeaseLost: the attempt has been replaced, or its job has ended.
     """
-    job = lock_job(session, claim.job_id)
+    job = lock_worked_on(session, claim.job_id)
     attempts = claim.attempts - (not counted)
     _write(
         session,

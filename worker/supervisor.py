@@ -20,10 +20,11 @@ import structlog
 from sqlalchemy.orm import Session
 
 from models.blobs import BlobStore
-from models.claims import Claim, claim_next, lock_job, release, renew
+from models.claims import Claim, claim_next, release, renew
 from models.database import AWAY, Database
 from models.errors import LeaseLost
 from models.jobs import get_job
+from models.locks import lock_worked_on
 from models.settings import Settings
 from worker import steps
 from worker.process import Child, ChildDied
@@ -226,7 +227,7 @@ class Slot:
                     renew(session, claim, self._settings.lease_s)
                     job = get_job(session, claim.job_id)
                 else:
-                    job = lock_job(session, claim.job_id)
+                    job = lock_worked_on(session, claim.job_id)
                     renew(session, claim, self._settings.lease_s)
                     steps.report(session, job, **progress)
                 return job.pause_requested_at is not None

@@ -14,6 +14,7 @@ from api.dependencies import Service, Services
 from api.problems import Problem, responses
 from api.schemas import EventList, event_view
 from api.views import EventView
+from models.errors import NotFound
 from models.events import events_after
 from models.jobs import get_job
 
@@ -72,7 +73,10 @@ async def _stream(
         if time.monotonic() - spoke >= HEARTBEAT_S:
             spoke = time.monotonic()
             yield b": still here\n\n"
-        found, ended = await asyncio.to_thread(_look, service, job, after)
+        try:
+            found, ended = await asyncio.to_thread(_look, service, job, after)
+        except NotFound:  # it has been deleted
+            return
 
 
 def _wants_list(request: Request) -> bool:

@@ -17,6 +17,7 @@ from api.schemas import JobPage, example_spec, job_view
 from api.views import JobView, ValidationView
 from api.watching import changed
 from espalier.format.package import read_package
+from models.deletion import delete_job
 from models.errors import NotFound
 from models.job import Job, State
 from models.jobs import (
@@ -200,6 +201,22 @@ async def get(
         return Response(status_code=304, headers=headers)
     response.headers.update(headers)
     return shown
+
+
+@router.delete(
+    "/{job}",
+    operation_id="deleteJob",
+    status_code=204,
+    response_class=Response,
+    responses=responses(404, 409),
+)
+def delete(job: str, service: Services) -> None:
+    """Delete a job that has ended: its history, and the files that nothing else uses.
+
+    One that has not ended must be canceled first. Network and dataset stay.
+    """
+    with service.database.transaction() as session:
+        delete_job(session, job)
 
 
 _STEERED = responses(404, 409)

@@ -1,4 +1,4 @@
-"""`espalier cancel`, `pause` and `resume`."""
+"""`espalier cancel`, `pause`, `resume` and `delete`."""
 
 from __future__ import annotations
 
@@ -30,3 +30,10 @@ def register(app: typer.Typer) -> None:
         """Let a paused job go on."""
         with connected(url) as client:
             out.print(f"job {job} is {client.resume(job)['state']}")
+
+    @app.command()
+    def delete(job: Job, url: Url = URL) -> None:
+        """Delete a job that has ended, with its results."""
+        with connected(url) as client:
+            client.delete(job)
+            out.print(f"job {job} is deleted")

@@ -23,9 +23,10 @@ from api.app import create_app
 from api.dependencies import Service
 from espalier.format.lift import pack
 from models.artifact import Artifact
-from models.claims import end, lock_job
+from models.claims import end
 from models.events import append
 from models.job import State
+from models.locks import lock_job
 from models.references import retain
 from models.settings import Settings
 from models.states import move

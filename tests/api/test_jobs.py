@@ -11,7 +11,9 @@ import httpx
 import pytest
 from sqlalchemy import func, select
 
+from models.deletion import delete_job
 from models.job import Job
+from models.jobs import request_cancel
 from models.outbox import Outbox
 from models.trial import Trial
 from tests.api.fixtures import MACS, Running, fail, note, publish
@@ -314,6 +316,35 @@ def test_pause_resume_and_cancel_may_be_repeated(http: httpx.Client, spec: Spec)
         views = [http.post(f"/v1/jobs/{job}/{action}").json() for _ in range(2)]
         assert [view["state"] for view in views] == [state, state]
         assert views[0]["version"] == views[1]["version"], "repeating it changes nothing"
+
+
+def test_a_job_is_deleted_once_it_has_ended(http: httpx.Client, spec: Spec) -> None:
+    job = create(http, spec)["id"]
+    told = problem(http.delete(f"/v1/jobs/{job}"), 409, "job.state")
+    assert f"POST /v1/jobs/{job}/cancel" in told["detail"]
+    http.post(f"/v1/jobs/{job}/cancel")
+    answer = http.delete(f"/v1/jobs/{job}")
+    assert (answer.status_code, answer.content) == (204, b"")
+    for path in ("", "/events", "/trials", "/artifacts"):
+        problem(http.get(f"/v1/jobs/{job}{path}"), 404, "not_found")
+    problem(http.delete(f"/v1/jobs/{job}"), 404, "not_found")
+    assert job not in [item["id"] for item in http.get("/v1/jobs").json()["items"]]
+
+
+def test_a_long_poll_of_a_deleted_job_ends(
+    http: httpx.Client, running: Running, spec: Spec
+) -> None:
+    job = create(http, spec)["id"]
+
+    def delete() -> None:
+        with running.service.database.transaction() as session:
+            request_cancel(session, job)
+            delete_job(session, job)
+
+    timer = threading.Timer(0.3, delete)
+    timer.start()
+    problem(http.get(f"/v1/jobs/{job}", params={"wait": 20}), 404, "not_found")
+    timer.join()
 
 
 @pytest.mark.parametrize("action", ["cancel", "pause", "resume"])

@@ -13,7 +13,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from espalier.client import Client
-from models.claims import lock_job
+from models.locks import lock_job
 from models.trial import Trial
 from tests.api.fixtures import Running
 

@@ -17,8 +17,8 @@ from espalier.client import Client
 from espalier.format.build import load
 from espalier.format.package import read_package
 from models.blobs import key_of
-from models.claims import lock_job
 from models.errors import BlobCorrupt
+from models.locks import lock_job
 from models.references import collect, release_job, retain
 from models.trial import Trial
 from search.context import Context, Problem

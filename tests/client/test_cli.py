@@ -14,8 +14,8 @@ from typer.testing import CliRunner, Result
 
 from espalier.cli import app
 from espalier.client import Client
-from models.claims import lock_job
 from models.job import Job
+from models.locks import lock_job
 from models.trial import Trial
 from tests.api.fixtures import Files, Running, fail, publish
 
@@ -161,6 +161,14 @@ def test_watch_ends_with_an_error_when_the_job_does(
         refused(run("watch", job), 1, "canceled")
 
 
+def test_a_job_is_deleted_once_it_has_ended(run: Run, files: Files) -> None:
+    job = submitted(run, files)
+    refused(run("delete", job), 1, "cancel it first")
+    run("cancel", job)
+    assert run("delete", job).stdout == f"job {job} is deleted\n"
+    refused(run("show", job), 1, f"there is no job '{job}'")
+
+
 def test_jobs_are_listed_whole(run: Run, files: Files) -> None:
     job = submitted(run, files, "--name", "listed")
     result = run("jobs", "--name", "listed")
@@ -247,7 +255,9 @@ def test_a_front_is_marked_and_a_study_fetched(
     assert (tmp_path / "s" / "study.db").read_bytes().startswith(b"SQLite format 3")
 
 
-@pytest.mark.parametrize("command", ["watch", "show", "download", "cancel", "pause", "resume"])
+@pytest.mark.parametrize(
+    "command", ["watch", "show", "download", "cancel", "pause", "resume", "delete"]
+)
 def test_a_job_that_is_not_there(run: Run, command: str) -> None:
     refused(run(command, "job_x"), 1, "there is no job 'job_x'")
 

@@ -16,6 +16,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from espalier.redis_server import RedisServer
+from models.deletion import delete_job
 from models.events import events_after
 from models.job import State
 from models.jobs import artifacts_of, request_cancel, request_pause, resume, trials_of
@@ -161,6 +162,22 @@ def test_cancel_takes_effect_at_once_and_ends_the_child(ringing: Service) -> Non
     wait_until(ringing.finished(after))
     assert ringing.job(after).state == State.SUCCEEDED
     _drain(ringing)
+
+
+def test_a_job_deleted_under_its_worker_is_let_go(service: Service) -> None:
+    job_id = service.submit(trials=1, seconds={"evaluate": 1.0})
+    slot = service.slot()
+    serving = threading.Thread(target=slot.serve)
+    serving.start()
+    wait_until(lambda: service.starts("evaluate", 0))
+    with service.database.transaction() as session:
+        request_cancel(session, job_id)
+        delete_job(session, job_id)
+    serving.join(20)
+    assert not serving.is_alive()
+    after = service.submit(trials=1, seed=1)
+    slot.serve()
+    _sound(service, after, 1)
 
 
 @pytest.mark.parametrize("ringing", ["sqlite"], indirect=True)
