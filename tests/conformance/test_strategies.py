@@ -133,7 +133,10 @@ def test_same_for_any_number_of_slots_and_any_order(
 ) -> None:
     one = play(spec, toy)
     many = play(spec, toy, slots=slots, arrival=np.random.default_rng(order))
-    assert many.proposals == one.proposals
+    # The score to beat is the best so far, which is a matter of order.
+    assert [replace(proposal, floor=None) for proposal in many.proposals] == [
+        replace(proposal, floor=None) for proposal in one.proposals
+    ]
     assert many.best == one.best
 
 
