@@ -15,6 +15,7 @@ class Trial(Base):
         number: counts the strategy's proposals from 0.
         plan: channels kept per group.
         parent: number of the trial whose weights it starts from.
+        floor: the score to beat, below which it may be given up early.
         score: higher is better; `None` if unfinished, or failed for good.
         kept: indices of the kept channels per group.
         weights: digest of its tuned weights: of every trial that may be needed while the search
@@ -38,6 +39,7 @@ class Trial(Base):
     parent: Mapped[int | None]
     tuning_steps: Mapped[int]
     tags: Mapped[Facts] = mapped_column(Json)
+    floor: Mapped[float | None]
     score: Mapped[float | None]
     metrics: Mapped[Facts | None] = mapped_column(Json)
     cost: Mapped[Facts | None] = mapped_column(Json)

@@ -275,6 +275,7 @@ def _proposal(row: Trial) -> Values:
         "parent": row.parent,
         "tuning_steps": row.tuning_steps,
         "tags": row.tags,
+        "floor": row.floor,
     }
 
 

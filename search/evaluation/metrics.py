@@ -32,6 +32,32 @@ def distance(logits: Tensor, original: Tensor, temperature: float = 1.0) -> Tens
     )
 
 
+def each(logits: Tensor, original: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+    """What each example contributes to each metric, `(n,)` float64.
+
+    Args:
+        logits: `(n, classes)`, as `original`.
+        labels: `(n,)`, if there are any.
+    Returns:
+        By name; `top5` only with more than 5 classes, `top1`, `top5` and `cross_entropy` only with
+        labels.
+    """
+    choice = logits.argmax(1)
+    logs, wanted = (functional.log_softmax(x.double(), 1) for x in (logits, original))
+    found = {
+        "agreement": (choice == original.argmax(1)).double(),
+        "kl": (wanted.exp() * (wanted - logs)).sum(1),
+    }
+    if labels is None:
+        return found
+    found["top1"] = (choice == labels).double()
+    found["cross_entropy"] = -logs.gather(1, labels[:, None]).squeeze(1)
+    if logits.shape[1] > 5:
+        best = logits.topk(5, dim=1).indices
+        found["top5"] = (best == labels[:, None]).any(1).double()
+    return found
+
+
 class Tally:
     """Sums over batches; `metrics()` divides.
 
@@ -42,26 +68,14 @@ class Tally:
         self._count = 0
         self._sums: dict[str, float] = {}
 
-    def _add(self, name: str, value: Tensor) -> None:
-        self._sums[name] = self._sums.get(name, 0.0) + float(value.double().sum())
-
     def add(self, logits: Tensor, original: Tensor, labels: Tensor | None) -> None:
         """Take a batch: `(n, classes)`, `(n, classes)`, `(n,)`."""
         self._count += len(logits)
-        choice = logits.argmax(1)
-        self._add("agreement", choice == original.argmax(1))
-        logs, wanted = (functional.log_softmax(x.double(), 1) for x in (logits, original))
-        self._add("kl", (wanted.exp() * (wanted - logs)).sum(1))
-        if labels is None:
-            return
-        self._add("top1", choice == labels)
-        self._add("cross_entropy", -logs.gather(1, labels[:, None]))
-        if logits.shape[1] > 5:
-            best = logits.topk(5, dim=1).indices
-            self._add("top5", (best == labels[:, None]).any(1))
+        for name, values in each(logits, original, labels).items():
+            self._sums[name] = self._sums.get(name, 0.0) + float(values.sum())
 
     def metrics(self) -> dict[str, float]:
-        """Means by name; `top5` only with more than 5 classes, labelled ones only with labels."""
+        """Means by name, see `each`."""
         return {name: value / self._count for name, value in self._sums.items()}
 
 

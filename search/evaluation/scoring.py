@@ -36,7 +36,7 @@ class Inputs:
     """
 
     def __init__(self, count: int, batch: int, read: Callable[[int, int], Tensor]) -> None:
-        self.count, self._batch, self.read = count, batch, read
+        self.count, self.batch, self.read = count, batch, read
         self._held: dict[int, Tensor] = {}
         self._bytes = 0
 
@@ -45,13 +45,13 @@ class Inputs:
 
         The last one is smaller where `stop` cuts it off.
         """
-        for at in range(start, min(stop, self.count), self._batch):
+        for at in range(start, min(stop, self.count), self.batch):
             yield at, self._at(at)[: stop - at]
 
     def _at(self, at: int) -> Tensor:
         if at in self._held:
             return self._held[at]
-        inputs = self.read(at, min(at + self._batch, self.count))
+        inputs = self.read(at, min(at + self.batch, self.count))
         if self._bytes + inputs.nbytes <= _HELD_BYTES:
             self._bytes += inputs.nbytes
             self._held[at] = inputs

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.cost import Budget
-from search.space import Plan
+from search.space import Plan, SearchSpace
 
 IntArray = NDArray[np.int64]
 
@@ -30,6 +30,8 @@ class Proposal:
             original network.
         tuning_steps: gradient steps before it is scored.
         tags: facts for the reader of the history (NetAdapt's iteration and group, say).
+        floor: the score to beat: with `evaluation.racing`, a trial that is clearly below it is
+            given up after some of the hold-out. `None` asks for all of it.
     """
 
     number: int
@@ -37,6 +39,7 @@ class Proposal:
     parent: int | None = None
     tuning_steps: int = 0
     tags: Mapping[str, int | float | str] = field(default_factory=dict)
+    floor: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,7 @@ class Problem:
         choices: allowed widths per group, ascending; the last one is the group's full width.
         seed: of every random choice.
         baseline: score of the original network, on the scale of `Outcome.score`.
+        space: the network that the groups belong to, if there is one.
     """
 
     cost: CostFunction
@@ -89,6 +93,7 @@ class Problem:
     choices: tuple[tuple[int, ...], ...]
     seed: int
     baseline: float
+    space: SearchSpace | None = None
 
     @property
     def full(self) -> Plan:

@@ -43,7 +43,11 @@ class Independent:
 
     def ask(self, n: int, /) -> Sequence[Proposal]:
         count = min(max(n, 0), self._trials - self._ledger.next_number)
-        return [self._ledger.issue(self._plan(self._ledger.next_number)) for _ in range(count)]
+        floor = self._leader.floor
+        return [
+            self._ledger.issue(self._plan(self._ledger.next_number), floor=floor)
+            for _ in range(count)
+        ]
 
     def tell(self, outcome: Outcome, /) -> None:
         self._leader.offer(outcome.number, self._ledger.settle(outcome))

@@ -25,9 +25,14 @@ class Ledger:
         parent: int | None = None,
         tuning_steps: int = 0,
         tags: Mapping[str, int | float | str] | None = None,
+        floor: float | None = None,
     ) -> Proposal:
-        """A new proposal, outstanding from now on."""
-        proposal = Proposal(self.next_number, plan, parent, tuning_steps, tags or {})
+        """A new proposal, outstanding from now on; see `Proposal` for the arguments.
+
+        A floor is for trials of which only those that beat it matter: a score below it may be an
+        estimate.
+        """
+        proposal = Proposal(self.next_number, plan, parent, tuning_steps, tags or {}, floor)
         self.outstanding[proposal.number] = plan
         self.next_number += 1
         return proposal
@@ -80,6 +85,11 @@ class Leader:
             return
         if self.number is None or (score, -number) > (self.score, -self.number):
             self.number, self.score = number, score
+
+    @property
+    def floor(self) -> float | None:
+        """The score to beat, if there is one."""
+        return None if self.number is None else self.score
 
     def state_dict(self) -> dict[str, Any]:
         """As JSON values."""

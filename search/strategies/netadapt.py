@@ -148,12 +148,16 @@ class NetAdapt:
         if self._done:
             return ()
         handed_out = self._ledger.next_number - self._start
+        # The round's best so far. A ratio of drops is another order than that of the scores.
+        by_score = self._config.selection == "accuracy"
+        floor = max(self._scores.values(), default=None) if by_score else None
         return [
             self._ledger.issue(
                 candidate.plan,
                 parent=self.family[-1] if self.family else None,
                 tuning_steps=self._config.tuning_steps,
                 tags={"iteration": self._iteration, "group": candidate.group},
+                floor=floor,
             )
             for candidate in self._round[handed_out : handed_out + max(n, 0)]
         ]

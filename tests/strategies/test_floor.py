@@ -1,0 +1,48 @@
+"""The score to beat that goes with a proposal."""
+
+from __future__ import annotations
+
+from search.spec import NetAdaptSpec, RandomSpec, UniformSpec
+from search.strategies.base import Outcome, Proposal, Strategy
+from tests.conformance.problems import start
+from tests.conformance.test_strategies import known
+
+
+def one(strategy: Strategy) -> Proposal:
+    (proposal,) = strategy.ask(1)
+    return proposal
+
+
+def tell(strategy: Strategy, proposal: Proposal, score: float | None) -> None:
+    strategy.tell(Outcome(proposal.number, proposal.plan, score))
+
+
+def test_independent_trials_race_against_the_leader() -> None:
+    strategy = start(RandomSpec(trials=5), known().problem)
+    first = one(strategy)
+    second = one(strategy)
+    assert (first.floor, second.floor) == (None, None)
+    tell(strategy, second, None)
+    third = one(strategy)
+    assert third.floor is None
+    tell(strategy, first, -2.0)
+    tell(strategy, third, -3.0)
+    assert one(strategy).floor == -2.0
+    assert one(start(UniformSpec(), known().problem)).floor is None
+
+
+def test_netadapt_races_within_an_iteration() -> None:
+    strategy = start(NetAdaptSpec(first_step=0.1), known().problem)
+    asked = [one(strategy)]
+    tell(strategy, asked[0], 1.0)
+    while asked[-1].tags["iteration"] == 1:
+        asked.append(one(strategy))
+        tell(strategy, asked[-1], 0.5)
+    assert [proposal.floor for proposal in asked[1:-1]] == [1.0] * (len(asked) - 2)
+    assert asked[-1].floor is None  # nothing of the second iteration is known
+
+
+def test_a_ratio_of_drops_is_no_race_of_scores() -> None:
+    strategy = start(NetAdaptSpec(first_step=0.1, selection="ratio"), known().problem)
+    tell(strategy, one(strategy), 1.0)
+    assert one(strategy).floor is None
