@@ -77,13 +77,13 @@ CASES = (
     Case(
         "ResNet-20, random",
         _resnet20,
-        _spec({"name": "random", "trials": 40}, calibration=512, holdout=500),
+        _spec({"name": "random", "trials": 24}, calibration=512, holdout=500),
     ),
     Case(
         "ResNet-20, netadapt",
         _resnet20,
         _spec(
-            {"name": "netadapt", "first_step": 0.15, "tuning_steps": 2},
+            {"name": "netadapt", "first_step": 0.25, "tuning_steps": 2},
             calibration=256,
             holdout=500,
         ),
@@ -91,12 +91,12 @@ CASES = (
     Case(
         "digits, random",
         _digits,
-        _spec({"name": "random", "trials": 300}, calibration=128, holdout=128),
+        _spec({"name": "random", "trials": 200}, calibration=128, holdout=128),
     ),
     Case(
         "digits, netadapt",
         _digits,
-        _spec({"name": "netadapt", "first_step": 0.03, "tuning_steps": 1}, calibration=128),
+        _spec({"name": "netadapt", "first_step": 0.06, "tuning_steps": 1}, calibration=128),
     ),
 )
 
