@@ -131,8 +131,79 @@ class OptunaSpec(Frozen):
         return self.objectives or ("score", "macs")
 
 
+CostName = Literal["macs", "params", "weight_bytes", "peak_activation_bytes"]
+
+
+class RewardSpec(Frozen):
+    """What AMC's agent is rewarded with; the trial of the highest reward wins."""
+
+    kind: Literal["score", "guaranteed", "weighted"] = Field(
+        "score",
+        description="the score; or -error x sum(weight x log(cost)), which finds by itself how "
+        "much can go without loss of accuracy, with a budget of up to 100 %; or score - "
+        "sum(weight x log(cost / cost of the original))",
+    )
+    weights: dict[CostName, Annotated[float, Field(ge=0, le=1e6)]] = Field(
+        {"macs": 1.0}, description="by cost, of the kinds `guaranteed` and `weighted`"
+    )
+
+    @model_validator(mode="after")
+    def _some(self) -> RewardSpec:
+        if not any(self.weights.values()):
+            raise ValueError("one weight at least is above 0")
+        return self
+
+
+class AmcSpec(Frozen):
+    """AMC (He et al., ECCV 2018): an agent walks the groups and learns from the rewards."""
+
+    name: Literal["amc"] = "amc"
+    trials: int = Field(400, ge=1, le=5000, description="episodes, the warm-up included")
+    warmup: int | None = Field(
+        None,
+        ge=0,
+        description="random plans at the start, `trials` at most; a quarter of them if left out",
+    )
+    lower_bound: float = Field(
+        0.2,
+        gt=0,
+        le=1,
+        description="least keep ratio of a group; lower for groups for which the budget needs it",
+    )
+    reward: RewardSpec = RewardSpec()
+    sigma: float = Field(
+        0.2,
+        ge=0.05,
+        le=1,
+        description="noise on the keep ratios after the warm-up; falls to 0.05 at the last trial",
+    )
+    hidden: int = Field(
+        200,
+        ge=8,
+        le=300,
+        description="width of the agent's hidden layers, 300 in the paper; the state that is "
+        "stored after each trial grows with its square",
+    )
+    bootstrap: bool = Field(
+        False,
+        description="the paper's target of the critic, with target networks, instead of the "
+        "episode's reward",
+    )
+
+    @model_validator(mode="after")
+    def _fitting(self) -> AmcSpec:
+        if self.warmup is not None and self.warmup > self.trials:
+            raise ValueError(f"warmup is at most trials: {self.warmup} of {self.trials}")
+        return self
+
+    @property
+    def warmup_trials(self) -> int:
+        """The warm-up, the default filled in."""
+        return self.trials // 4 if self.warmup is None else self.warmup
+
+
 StrategySpec = Annotated[
-    UniformSpec | RandomSpec | NetAdaptSpec | SensitivitySpec | OptunaSpec,
+    UniformSpec | RandomSpec | NetAdaptSpec | SensitivitySpec | OptunaSpec | AmcSpec,
     Field(discriminator="name"),
 ]
 Criterion = Literal["l1", "l2", "bn_scale", "random"]

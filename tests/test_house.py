@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from benchmarks.tables import PAGE, generated
 from models.settings import Settings
 from search.spec import (
+    AmcSpec,
     BudgetSpec,
     EvaluationSpec,
     FineTuneSpec,
@@ -21,6 +22,7 @@ from search.spec import (
     NetAdaptSpec,
     OptunaSpec,
     RandomSpec,
+    RewardSpec,
     RoundingSpec,
     SensitivitySpec,
 )
@@ -65,7 +67,15 @@ def test_a_module_can_be_held_in_mind() -> None:
 def test_the_guide_names_every_setting() -> None:
     guide = (ROOT / "docs" / "guide.md").read_text()
     parts: list[type[BaseModel]] = [JobSpec, EvaluationSpec, FineTuneSpec, RoundingSpec]
-    parts += [BudgetSpec, NetAdaptSpec, OptunaSpec, RandomSpec, SensitivitySpec]
+    parts += [
+        AmcSpec,
+        RewardSpec,
+        BudgetSpec,
+        NetAdaptSpec,
+        OptunaSpec,
+        RandomSpec,
+        SensitivitySpec,
+    ]
     names = {name for part in parts for name in part.model_fields}
     names |= {name.upper() for name in Settings.model_fields}
     assert not {name for name in names if not re.search(rf"\b{name}\b", guide)}

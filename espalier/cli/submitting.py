@@ -136,7 +136,7 @@ def register(app: typer.Typer) -> None:
         strategy: Annotated[
             str,
             typer.Option(
-                help="uniform, random, netadapt, sensitivity, optuna; see --set for its settings."
+                help="uniform, random, netadapt, sensitivity, optuna, amc; --set has its settings."
             ),
         ] = "netadapt",
         set_: Annotated[

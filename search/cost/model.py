@@ -58,6 +58,7 @@ class CostModel:
     names = NAMES
 
     def __init__(self, space: SearchSpace) -> None:
+        self.space = space
         self._full = space.full
         self._evaluators: dict[str, Callable[[Floats], Floats]] = {}
         stored = space.graph.stored

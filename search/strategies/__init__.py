@@ -7,6 +7,7 @@ from typing import Any
 
 from search.cost import Budget, CostModel, check_reachable
 from search.spec import (
+    AmcSpec,
     NetAdaptSpec,
     OptunaSpec,
     RandomSpec,
@@ -14,6 +15,7 @@ from search.spec import (
     StrategySpec,
     UniformSpec,
 )
+from search.strategies.amc import Amc
 from search.strategies.base import Problem, Strategy
 from search.strategies.netadapt import NetAdapt
 from search.strategies.optuna import OptunaSearch
@@ -27,6 +29,7 @@ REGISTRY: dict[type[StrategySpec], Callable[[Any, Problem], Strategy]] = {
     NetAdaptSpec: NetAdapt,
     SensitivitySpec: Sensitivity,
     OptunaSpec: OptunaSearch,
+    AmcSpec: Amc,
 }
 """What builds each strategy, by the type of its specification."""
 
@@ -50,7 +53,7 @@ def create(
         UnreachableBudget: even the narrowest plan exceeds the budget.
     """
     check_reachable(cost, budget, choices)
-    return REGISTRY[type(spec)](spec, Problem(cost, budget, choices, seed, baseline))
+    return REGISTRY[type(spec)](spec, Problem(cost, budget, choices, seed, baseline, cost.space))
 
 
 __all__ = ["REGISTRY", "create"]
