@@ -217,6 +217,10 @@ class RoundingSpec(Frozen):
     minimum: int = Field(1, ge=1, description="keep at least this many channels in every group")
 
 
+Reconstruction = Literal["none", "parallel", "sequential"]
+Recalibration = Literal["none", "plain", "relative"]
+
+
 class EvaluationSpec(Frozen):
     """How a trial is scored. The three splits and the test split never share an example."""
 
@@ -224,8 +228,18 @@ class EvaluationSpec(Frozen):
     calibration: int = Field(
         512,
         ge=0,
-        description="examples for batch-norm recalibration, which takes two or more; at most a "
-        "quarter of those there are",
+        description="examples for reconstruction and for batch-norm recalibration, which takes "
+        "two or more; at most a quarter of those there are",
+    )
+    reconstruction: Reconstruction = Field(
+        "parallel",
+        description="after a cut, least squares for the weights that read what was cut: of the "
+        "original's inputs, all layers at once; or layer after layer on the cut network's own",
+    )
+    recalibration: Recalibration = Field(
+        "relative",
+        description="batch-norm statistics from the calibration examples, plain or as a change of "
+        "the original's own",
     )
     holdout: int = Field(
         1000,
@@ -238,6 +252,16 @@ class EvaluationSpec(Frozen):
     )
     batch_size: int = Field(128, ge=2, le=65_536)  # batch-norm cannot be trained on one
     tuning_rate: float = Field(1e-3, gt=0, description="learning rate of a trial's short tuning")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="of the passes over the hold-out; bfloat16 is for accelerators, and slower on "
+        "processors without it",
+    )
+    racing: bool = Field(
+        False,
+        description="give up a trial once the first of the hold-out tell that it does not beat the "
+        "best so far; calibrate on a quarter of the calibration examples, 128 at least",
+    )
 
 
 class FineTuneSpec(Frozen):

@@ -152,6 +152,7 @@ def evaluate(
         start=start,
         tuning_steps=proposal.tuning_steps,
         seed=derive(spec.seed, _TRIAL, proposal.number),
+        floor=proposal.floor,
     )
     outcome = Outcome(
         proposal.number,
@@ -179,10 +180,7 @@ def _tuner(
     context: Context, winner: TrialResult, checkpoint: str | None, files: Files
 ) -> FineTuner:
     evaluator = context.evaluator
-    start = _start(winner, files)
-    network = evaluator.network(winner.kept, start)
-    if start is None and not evaluator.is_whole(winner.kept):  # as the trial was scored
-        evaluator.recalibrate(network)
+    network = evaluator.network(winner.kept, _start(winner, files))
     inputs = context.inputs
     subject = json.dumps([inputs.to_json(), winner.kept, winner.weights])
     tuner = FineTuner(

@@ -1,4 +1,4 @@
-"""Turns a plan into a score: cut, start weights, short tuning, recalibration, hold-out.
+"""Turns a plan into a score: cut, reconstruction, short tuning, recalibration, hold-out.
 
 Deterministic in its arguments and its seed, whatever was evaluated before.
 """
@@ -6,8 +6,9 @@ Deterministic in its arguments and its seed, whatever was evaluated before.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -18,20 +19,30 @@ from torch.nn import functional
 
 from espalier.format.errors import EspalierError
 from espalier.format.package import Manifest
+from search.cost import CostModel
 from search.evaluation.data import Dataset
 from search.evaluation.feed import Feed
 from search.evaluation.fit import check_augment, check_fits, check_metric
-from search.evaluation.metrics import Tally, distance, finite, outputs, score_of
-from search.evaluation.recalibrate import recalibrate, tracked_norms
+from search.evaluation.metrics import Tally, distance, each, finite, outputs, score_of
+from search.evaluation.racing import calibration, race
+from search.evaluation.recalibrate import Statistics
+from search.evaluation.scoring import Inputs, Scorer, batch_of
 from search.evaluation.seeds import derive, dropout_seed
+from search.evaluation.shift import shift, statistics
 from search.evaluation.splits import Indices, split
-from search.pruning import apply, apply_further, clone
+from search.pruning import apply, apply_further, clone, everything
+from search.pruning.positions import alive
+from search.reconstruction import Parallel, sequential
 from search.space import Kept, SearchSpace
 from search.spec import JobSpec
 
 Start = tuple[Kept, Mapping[str, Tensor]]
 SplitName = Literal["calibration", "tuning", "holdout", "test"]
+SEQUENTIAL_BYTES = 2**31
+"""Live activations of two networks on the examples that sequential reconstruction may take."""
+
 _CACHED = 4096
+_ORDER = 4  # stream of the specification's seed; 0 is the splits', the others the steps'
 _MOMENTUM, _WEIGHT_DECAY = 0.9, 1e-4  # NetAdapt's reference code, functions.py
 
 
@@ -94,8 +105,20 @@ class Evaluator:
         self._test_feed = Feed(own_test, self.fit, manifest.preprocessing, self.device)
         own_holdout = dataset.holdout or dataset.train
         self._holdout_feed = Feed(own_holdout, self.fit, manifest.preprocessing, self.device)
+        # A race sees the first of the hold-out only, which data sorted by class would mislead.
+        order = np.random.default_rng(derive(spec.seed, _ORDER)).permutation(self.splits.holdout)
+        self._holdout: Indices = order
+        self._calibration = self._inputs(self.feed, self.splits.calibration)
+        self._scorer = Scorer(
+            self.original,
+            self._calibration,
+            self._inputs(self._holdout_feed, self._holdout),
+            batch_size=spec.evaluation.batch_size,
+            dtype=torch.bfloat16 if spec.evaluation.precision == "bfloat16" else None,
+        )
+        self._races = spec.evaluation.racing
         self._references: dict[str, Tensor] = {}
-        self._cache: OrderedDict[Kept, Evaluated] = OrderedDict()
+        self._cache: OrderedDict[tuple[Kept, float | None], Evaluated] = OrderedDict()
         self._baseline: dict[str, float] | None = None
 
     # --- measuring ------------------------------------------------------------------------------
@@ -106,30 +129,44 @@ class Evaluator:
         feeds = {"holdout": self._holdout_feed, "test": self._test_feed}
         return feeds.get(name, self.feed), indices
 
+    def _inputs(self, feed: Feed, indices: Indices) -> Inputs:
+        size = batch_of(self.spec.evaluation.batch_size, self.device)
+        return Inputs(len(indices), size, lambda a, b: feed.inputs(indices[a:b]))
+
+    def _outputs(self, network: nn.Module, split: SplitName) -> Iterator[tuple[Indices, Tensor]]:
+        """Examples of a split and the network's class scores; the order is always the same."""
+        feed, indices = self.examples(split)
+        if split == "holdout":
+            indices = self._holdout
+            if isinstance(network, GraphModule):
+                yield indices, self._scorer.outputs(network)(0, len(indices))
+                return
+        network.eval()
+        with torch.inference_mode():
+            for part, inputs in feed.batches(indices, self.spec.evaluation.batch_size):
+                yield part, outputs(network, inputs)
+
     def reference(self, name: SplitName) -> Tensor:
         """The original's class scores on a split, `(n, classes)`, computed once."""
         if name not in self._references:
-            feed, indices = self.examples(name)
-            size = self.spec.evaluation.batch_size
-            with torch.no_grad():
-                parts = [outputs(self.original, x) for _, x in feed.batches(indices, size)]
+            parts = [logits for _, logits in self._outputs(self.original, name)]
             self._references[name] = torch.cat(parts)
         return self._references[name]
 
     def measure(self, network: nn.Module, split: SplitName) -> dict[str, float]:
         """Metrics of any network of the same inputs and outputs, see `metrics.Tally`.
 
-        The network is put into eval mode, where it stays. The test split is for the final report.
+        The network is put into eval mode, where it stays. On the hold-out a built network runs in
+        its folded form (`search.evaluation.inference`), elsewhere as it is. The test split is for
+        the final report.
         """
-        feed, indices = self.examples(split)
+        feed, _ = self.examples(split)
         reference = self.reference(split)
-        network.eval()
         tally, at = Tally(), 0
-        with torch.inference_mode():
-            for part, inputs in feed.batches(indices, self.spec.evaluation.batch_size):
-                labels = feed.labels(part) if self.labelled else None
-                tally.add(outputs(network, inputs), reference[at : at + len(part)], labels)
-                at += len(part)
+        for part, logits in self._outputs(network, split):
+            labels = feed.labels(part) if self.labelled else None
+            tally.add(logits, reference[at : at + len(part)], labels)
+            at += len(part)
         return tally.metrics()
 
     def score(self, metrics: Mapping[str, float]) -> float | None:
@@ -151,55 +188,125 @@ class Evaluator:
     # --- evaluating plans -----------------------------------------------------------------------
 
     def network(self, kept: Kept, start: Start | None = None) -> GraphModule:
-        """A pruned network of its own tensors, in eval mode, with the start's weights if given.
+        """A pruned network of its own tensors, in eval mode.
 
-        A start at `kept` itself gives the network that was evaluated, statistics included; without
-        a start the statistics are those of the original.
+        Without a start, as an untuned trial of these channels is scored: reconstructed and
+        recalibrated. A start at `kept` itself gives the network that was evaluated.
         """
+        network = clone(self._cut(kept, start))
         if start is None:
-            return clone(apply(self.original, self.space, kept)).eval()
-        parent, state = start
-        cut = clone(apply(self.original, self.space, parent))
-        cut.load_state_dict(dict(state))
-        return apply_further(cut, self.space, parent, kept).eval() if parent != kept else cut.eval()
+            self.recalibrate(network, kept)
+        return network
 
-    def is_whole(self, kept: Kept) -> bool:
-        """Whether nothing is cut: untuned, that is the original, which keeps its statistics."""
-        return tuple(map(len, kept)) == self.space.full
+    def _cut(self, kept: Kept, start: Start | None) -> GraphModule:
+        """Cut and reconstructed, in eval mode; without a start it shares the original's tensors."""
+        if start is None:
+            before, parent = self.original, everything(self.space)
+        else:
+            parent, state = start
+            before = clone(apply(self.original, self.space, parent))
+            before.load_state_dict(dict(state))
+        if parent == kept:
+            return before
+        cut = apply_further(before, self.space, parent, kept).eval()
+        match self.spec.evaluation.reconstruction if self._calibration.count else "none":
+            case "parallel":
+                return self._parallel.reconstruct(
+                    cut, kept, *(() if start is None else (before, parent))
+                )
+            case "sequential":
+                return sequential(self.original, cut, self.space, kept, self._held_together)
+        return cut
 
-    def recalibrate(self, network: nn.Module) -> None:
-        """Batch-norm statistics from the calibration examples, in place."""
-        indices, size = self.splits.calibration, self.spec.evaluation.batch_size
-        if len(indices) < 2 or not tracked_norms(network):  # one example has no variance
+    @cached_property
+    def _parallel(self) -> Parallel:
+        batches = self._calibration.batches(self._calibration.count)
+        return Parallel(self.original, self.space, (inputs for _, inputs in batches))
+
+    @cached_property
+    def _held_together(self) -> list[Tensor]:
+        """As many calibration inputs as two networks may hold activations of at once."""
+        peak = CostModel(self.space).full["peak_activation_bytes"]
+        count = max(1, min(self._calibration.count, SEQUENTIAL_BYTES // (2 * peak)))
+        return [inputs for _, inputs in self._calibration.batches(count)]
+
+    def recalibrate(self, network: GraphModule, kept: Kept) -> None:
+        """Batch-norm statistics from the calibration examples, as the specification asks, in place.
+
+        Nothing happens to a network that is not cut.
+
+        Args:
+            kept: the channels that the network has.
+        """
+        way = self.spec.evaluation.recalibration
+        if way == "none" or tuple(map(len, kept)) == self.space.full:
             return
-        whole = len(indices) // size * size or len(indices)
-        batches = self.feed.batches(indices[:whole], size)
-        recalibrate(network, (inputs for _, inputs in batches))
+        self._estimate_statistics(network)
+        if way == "relative":
+            shift(network, self.original, self._clean, alive(self.space, kept))
+
+    @cached_property
+    def _clean(self) -> Mapping[str, Statistics]:
+        """What recalibration would make of the original."""
+        network = clone(self.original)
+        self._estimate_statistics(network)
+        return statistics(network)
+
+    def _estimate_statistics(self, network: GraphModule) -> None:
+        count = self._calibration.count
+        self._scorer.recalibrate(network, calibration(count) if self._races else count)
+
+    def _score(self, network: GraphModule, floor: float | None) -> dict[str, float]:
+        """Metrics on the hold-out, or on enough of it to tell that the floor is not beaten."""
+        if floor is None or not self._races:
+            return self.measure(network, "holdout")
+        run, reference = self._scorer.outputs(network), self.reference("holdout")
+        labels = self._holdout_feed.labels(self._holdout) if self.labelled else None
+
+        def see(a: int, b: int) -> dict[str, Tensor]:
+            return each(run(a, b), reference[a:b], None if labels is None else labels[a:b])
+
+        return race(see, self._each, self.spec.evaluation.metric, floor, self._calibration.batch)
+
+    @cached_property
+    def _each(self) -> dict[str, Tensor]:
+        """What each example contributes to the original's metrics on the hold-out."""
+        logits = self.reference("holdout")
+        return each(
+            logits, logits, self._holdout_feed.labels(self._holdout) if self.labelled else None
+        )
 
     def evaluate(
-        self, kept: Kept, *, start: Start | None = None, tuning_steps: int = 0, seed: int = 0
+        self,
+        kept: Kept,
+        *,
+        start: Start | None = None,
+        tuning_steps: int = 0,
+        seed: int = 0,
+        floor: float | None = None,
     ) -> Evaluated:
         """Score what is left of the original when only `kept` stays.
 
         Args:
             start: a parent's kept channels, of which `kept` is a subset, and its tuned weights.
             tuning_steps: gradient steps before the score, on examples drawn with `seed`.
+            floor: the score to beat, see `search.evaluation.racing`; of no effect without racing.
         """
         plain = start is None and tuning_steps == 0
-        if plain and kept in self._cache:
-            self._cache.move_to_end(kept)
-            return self._cache[kept]
-        # Nothing trains a plain network, so it may share the original's tensors.
-        network = apply(self.original, self.space, kept) if plain else self.network(kept, start)
+        key = kept, floor if self._races else None
+        if plain and key in self._cache:
+            self._cache.move_to_end(key)
+            return self._cache[key]
+        network = self._cut(kept, start)
         if tuning_steps:
+            network = clone(network)
             self._tune(network, tuning_steps, seed)
-        if not (plain and self.is_whole(kept)):
-            self.recalibrate(network)
-        metrics = self.measure(network, "holdout")
+        self.recalibrate(network, kept)
+        metrics = self._score(network, floor)
         state = {} if plain else snapshot(network)
         result = Evaluated(finite(metrics), self.score(metrics), kept, state)
         if plain:
-            self._cache[kept] = result
+            self._cache[key] = result
             if len(self._cache) > _CACHED:
                 self._cache.popitem(last=False)
         return result

@@ -5,11 +5,11 @@ no longer what it was, its weights are solved for: its output, and what is added
 should come as near as possible to the original's (`search.reconstruction.solve`). So every layer
 also makes good, as far as it can, what the layers before it have lost.
 
-A residual sum `s + n(W x + b)`, with the batch-norm `n(y) = a y + c` or without one, wants
+What is wanted of a layer is the original's output `y`, seen through the batch-norms behind both
+(`A y + C` then, `a y + c` now, which differ after training), and in a residual sum also what the
+other operand has lost, from `S` to `s`:
 
-    t = y + (S - s) / a
-
-from the layer, with the original's output `y` and sum `S` of the other operands.
+    t = (A y + C - c + S - s) / a
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import Tensor, fx
 
 from espalier.format.build import graph_of, tensors_of
 from espalier.format.ir import Node
+from search.evaluation.inference import affine
 from search.pruning import clone
 from search.pruning.positions import alive
 from search.reconstruction.layers import Layer, layers
@@ -63,7 +64,7 @@ class _Sequential:
         batches: Sequence[Tensor],
         ridge: float,
     ) -> None:
-        self._result, self._ridge = result, ridge
+        self._original, self._result, self._ridge = original, result, ridge
         self._left = {key: torch.from_numpy(mask) for key, mask in alive(space, kept).items()}
         self._then, self._now = Walk(original, batches), Walk(result, batches)
         self._layers = {layer.node: layer for layer in layers(graph_of(result))}
@@ -110,21 +111,45 @@ class _Sequential:
 
     def _targets(self, layer: Layer) -> list[Tensor]:
         """What the layer should give, by batch: of the shape of its output in the cut network."""
-        targets = [self._rows(layer, y) for y in self._then.values(layer.node)]
+        scale, offset, gain = self._norms(layer)
+        targets = [self._rows(layer, y) * scale + offset for y in self._then.values(layer.node)]
         other = layer.residual.other if layer.residual else None
         if other is None or not (self._then.holds(other) and self._now.holds(other)):
             return targets
-        gain = self._gain(layer)
-        pairs = zip(targets, self._then.values(other), self._now.values(other), strict=True)
         result = []
-        for target, then, now in pairs:
+        for target, then, now in zip(
+            targets, self._then.values(other), self._now.values(other), strict=True
+        ):
             sum_then = self._rows(layer, then) if then.dim() == target.dim() else then
             if sum_then.shape != now.shape or now.shape != target.shape:
                 return targets  # spread over the output by broadcasting
-            shape = [1] * target.dim()
-            shape[layer.channel_dim] = -1
-            result.append(target + (sum_then - now) * gain.view(shape))
+            result.append(target + (sum_then - now) * gain)
         return result
+
+    def _norms(self, layer: Layer) -> tuple[Tensor, Tensor, Tensor]:
+        """How the norm behind a layer asks for an output: `scale * y + offset`, and `gain`.
+
+        With the norm `A y + C` of the original and `a y + c` now, the output that gives the same is
+        `(A y + C - c) / a`; a change of the residual sum asks for `1 / a` of itself. Nothing is
+        asked where `a` is next to 0. `(channels, 1, ...)` each.
+        """
+        if layer.norm is None:
+            one = tensors_of(self._result)[layer.weight].new_ones(())
+            return one, one * 0, one
+        a, c = affine(self._result.get_submodule(layer.norm))
+        then_a, then_c = (
+            self._rows(layer, value[None])[0] if layer.kernel else self._rows(layer, value)
+            for value in affine(self._original.get_submodule(layer.norm))
+        )
+        small = a.abs() < _SMALLEST_GAIN
+        gain = 1 / torch.where(small, 1.0, a)
+        parts = (
+            torch.where(small, 1.0, then_a * gain),
+            torch.where(small, 0.0, (then_c - c) * gain),
+            torch.where(small, 0.0, gain),
+        )
+        scale, offset, gain = (part.view(-1, *(1,) * len(layer.kernel)) for part in parts)
+        return scale, offset, gain
 
     def _rows(self, layer: Layer, y: Tensor) -> Tensor:
         """The kept channels of the original's tensor."""
@@ -132,17 +157,6 @@ class _Sequential:
         if mask is None or y.shape[layer.channel_dim] != len(mask):
             return y
         return y.index_select(layer.channel_dim, mask.nonzero().flatten().to(y.device))
-
-    def _gain(self, layer: Layer) -> Tensor:
-        """`(c_out,)`: 1 / a, what a change of the sum asks of the layer; 0 where a is next to 0."""
-        tensors = tensors_of(self._result)
-        if layer.norm is None:
-            return tensors[layer.weight].new_ones(())
-        eps: float = self._result.get_submodule(layer.norm).eps  # type: ignore[assignment]
-        scale = tensors.get(f"{layer.norm}.weight")
-        root = (tensors[f"{layer.norm}.running_var"] + eps).sqrt()
-        a = 1 / root if scale is None else scale / root
-        return torch.where(a.abs() > _SMALLEST_GAIN, 1 / a, 0.0)
 
 
 def _differing(original: fx.GraphModule, result: fx.GraphModule) -> set[str]:

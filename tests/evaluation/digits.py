@@ -122,6 +122,12 @@ def job(**changes: Any) -> JobSpec:
     return JobSpec(**{**fields, **changes})
 
 
+BARE = EvaluationSpec(
+    calibration=256, holdout=300, batch_size=64, reconstruction="none", recalibration="plain"
+)
+"""Nothing is done to a cut network but plain recalibration."""
+
+
 def evaluator(spec: JobSpec | None = None, dataset: Dataset | None = None) -> Evaluator:
     what = digits()
     return Evaluator(

@@ -13,9 +13,11 @@ from search.evaluation.errors import DatasetMismatch, DatasetTooSmall, LabelsNee
 from search.evaluation.evaluator import Evaluator, OriginalUnusable
 from search.evaluation.fit import check_metric
 from search.evaluation.metrics import Tally, score_of
+from search.evaluation.shift import shift, statistics
 from search.pruning import apply
-from search.spec import EvaluationSpec
-from tests.evaluation.digits import digits, evaluator, job, kept, raw, unlabelled
+from search.pruning.positions import alive
+from search.spec import EvaluationSpec, Reconstruction
+from tests.evaluation.digits import BARE, digits, evaluator, job, kept, raw, unlabelled
 
 
 def test_metrics_equal_their_definitions() -> None:
@@ -127,7 +129,7 @@ def test_tuning_helps_and_recalibration_helps() -> None:
 
 
 def test_a_child_starts_from_its_parents_weights() -> None:
-    made = evaluator()
+    made = evaluator(job(evaluation=BARE))
     parent = made.evaluate(kept(0.7), tuning_steps=20, seed=0)
     again = made.evaluate(kept(0.7), start=(kept(0.7), parent.state))
     assert again.metrics == parent.metrics
@@ -141,6 +143,37 @@ def test_a_child_starts_from_its_parents_weights() -> None:
     assert torch.equal(child.state["linear.weight"], narrowed)
 
 
+def test_reconstruction_helps_and_more_so_on_the_networks_own_inputs() -> None:
+    lost = {}
+    for way in ("none", "parallel", "sequential"):
+        spec = EvaluationSpec(calibration=256, holdout=300, reconstruction=way)
+        lost[way] = evaluator(job(evaluation=spec)).evaluate(kept(0.5)).metrics["kl"]
+    assert lost["sequential"] < lost["parallel"] < lost["none"]
+
+
+@pytest.mark.parametrize("way", ["parallel", "sequential"])
+def test_a_tuned_parent_is_reconstructed_too(way: Reconstruction) -> None:
+    lost = {}
+    for each in ("none", way):
+        spec = EvaluationSpec(calibration=256, holdout=300, reconstruction=each)
+        made = evaluator(job(evaluation=spec))
+        parent = made.evaluate(kept(0.7), tuning_steps=20, seed=0)
+        child = made.evaluate(kept(0.5), start=(kept(0.7), parent.state))
+        lost[each] = child.metrics["kl"]
+    assert lost[way] < lost["none"]
+
+
+def test_relative_recalibration_keeps_a_network_of_which_nothing_is_cut() -> None:
+    made = evaluator(job(evaluation=BARE))
+    network, left = made.network(kept(1.0)), alive(made.space, kept(1.0))
+    before = statistics(network)
+    made.recalibrate(network, kept(0.5))  # as if something were cut
+    shift(network, made.original, statistics(network), left)
+    for path, (mean, variance) in statistics(network).items():
+        torch.testing.assert_close(mean, before[path][0])
+        torch.testing.assert_close(variance, before[path][1])
+
+
 def test_untuned_plans_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     made = evaluator()
     first = made.evaluate(kept(0.5))
@@ -149,18 +182,19 @@ def test_untuned_plans_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_recalibration_by_hand_gives_the_same_score() -> None:
-    made = evaluator()
+    made = evaluator(job(evaluation=BARE))
     network = copy.deepcopy(apply(made.original, made.space, kept(0.5)))
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.reset_running_stats()
-            module.momentum = None
-            module.train()
-    calibration = made.splits.calibration
-    with torch.no_grad():
-        for start in range(0, len(calibration), 64):
-            network(made.feed.inputs(calibration[start : start + 64]))
-    assert made.measure(network.eval(), "holdout") == made.evaluate(kept(0.5)).metrics
+    norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    inputs = made.feed.inputs(made.splits.calibration)
+    for norm in norms:  # each sees what the ones before it yield in inference
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+        with torch.no_grad():
+            network(inputs)
+        norm.eval()
+    found = made.evaluate(kept(0.5)).metrics
+    assert made.measure(network, "holdout") == pytest.approx(found, rel=1e-5)
 
 
 # --- data without labels, data that does not fit ------------------------------------------------

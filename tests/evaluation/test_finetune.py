@@ -13,7 +13,7 @@ from search.evaluation.evaluator import Evaluator
 from search.evaluation.finetune import FineTuner, rate
 from search.evaluation.metrics import distance
 from search.spec import EvaluationSpec, FineTuneSpec
-from tests.evaluation.digits import evaluator, job, kept, unlabelled
+from tests.evaluation.digits import BARE, evaluator, job, kept, unlabelled
 
 SPEC = FineTuneSpec(epochs=2, batch_size=200, learning_rate=0.05, augment="crop")
 
@@ -99,7 +99,7 @@ def test_should_stop_is_asked_after_each_step() -> None:
 
 
 def test_the_seed_matters() -> None:
-    made = evaluator(job(finetune=SPEC))
+    made = evaluator(job(finetune=SPEC, evaluation=BARE))
     first, second = tuner(made, 1), tuner(made, 2)
     first.run()
     second.run()

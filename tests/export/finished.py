@@ -53,7 +53,6 @@ def finished() -> Result:
     plan = winner.proposal.plan
     kept = select(made.original, made.space, plan, "l1", torch.Generator())
     network = made.network(kept)
-    made.recalibrate(network)
     tuner = FineTuner(network, made, seed=0)
     tuner.run()
     assert tuner.network() is network

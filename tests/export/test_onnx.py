@@ -21,7 +21,6 @@ def inputs(count: int) -> torch.Tensor:
 def test_onnx_equals_torch_for_any_batch(tmp_path: Path) -> None:
     made = evaluator()
     network = made.network(kept(0.5))
-    made.recalibrate(network)
     path = tmp_path / "network.onnx"
     found = export_onnx(network, inputs(16), path, {"classes": ["<a>", "ü"]})
     assert found.same_choice == 1.0
