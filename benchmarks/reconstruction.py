@@ -13,6 +13,7 @@ Writes `benchmarks/results/reconstruction/NETWORK.json`. One thread; times are o
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,7 @@ from torch.fx import GraphModule
 
 import espalier
 from benchmarks import cifar, imagenet, networks, trained
+from benchmarks.comparison import spread
 from benchmarks.record import RESULTS, save
 from espalier.format.build import graph_of, load
 from espalier.format.package import Preprocessing
@@ -234,18 +236,64 @@ def _times(evaluators: Mapping[str, Evaluator], cuts: Sequence[Kept]) -> dict[st
     return times
 
 
+# --- the tables -----------------------------------------------------------------------------------
+
+
+def _recorded() -> list[dict[str, Any]]:
+    """What was recorded, in the order of the cases."""
+    paths = [RESULTS / "reconstruction" / f"{name}.json" for name in CASES]
+    return [json.loads(path.read_text()) for path in paths if path.exists()]
+
+
+def worth() -> tuple[list[str], list[list[str]], list[dict[str, Any]]]:
+    """Accuracy and KL divergence from the original: head, rows and records of the table."""
+    head = ["network, MACs, reconstruction"]
+    head += [f"top-1, {way}" for way in RECALIBRATIONS] + [f"KL, {way}" for way in RECALIBRATIONS]
+    rows, records = [], _recorded()
+    for record in records:
+        name, blank = record["network"], [""] * (2 * len(RECALIBRATIONS) - 1)
+        rows.append([f"{name}, original", f"{100 * record['original']['top1']:.2f}", *blank])
+        found = {
+            (row["budget"], row["reconstruction"], row["recalibration"]): row["metrics"]
+            for row in record["rows"]
+        }
+        for budget, kind in dict.fromkeys((budget, kind) for budget, kind, _ in found):
+            runs = [found.get((budget, kind, way), []) for way in RECALIBRATIONS]
+            top1 = [spread([100 * run["top1"] for run in each]) if each else "" for each in runs]
+            kl = [spread([run["kl"] for run in each], 3) if each else "" for each in runs]
+            rows.append([f"{name}, {budget}, {kind}", *top1, *kl])
+    return head, rows, records
+
+
+def durations() -> tuple[list[str], list[list[str]]]:
+    """CPU seconds of a cut with and without reconstruction: head and rows of the table."""
+    records = _recorded()
+    names = list(dict.fromkeys(name for record in records for name in record["cpu_s"]))
+    rows = [
+        [
+            record["network"],
+            str(record["calibration"]),
+            *(f"{record['cpu_s'][name]:.2f}" for name in names),
+        ]
+        for record in records
+    ]
+    return ["network", "calibration images", *names], rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--networks", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--seeds", type=int, default=3, help="at half the MACs")
-    parser.add_argument("--seeds-70", type=int, default=1, help="at 70 %% of the MACs")
+    parser.add_argument("--budgets", nargs="+", default=["50%", "70%"], help="shares of the MACs")
+    parser.add_argument(
+        "--seeds", type=int, default=3, help="at the first of the budgets; one at the others"
+    )
     parser.add_argument("--folder", type=Path, default=FOLDER)
     options = parser.parse_args()
     torch.set_num_threads(1)
     (RESULTS / "reconstruction").mkdir(parents=True, exist_ok=True)
-    budgets = {"50%": options.seeds, "70%": options.seeds_70}
+    budgets = {budget: 1 if at else options.seeds for at, budget in enumerate(options.budgets)}
     for name in options.networks:
         figures = Runs(name, options.folder).measure(budgets)
         print(save(f"reconstruction/{name}", "benchmarks.reconstruction", figures))
