@@ -23,7 +23,7 @@ from search.evaluation.recalibrate import tracked_norms
 from search.files import FolderFiles
 from search.records import Inputs, Prepared, TrialResult
 from search.spec import JobSpec
-from search.steps import _tuner as tuner_of
+from search.steps import tuner_of
 from search.strategies.base import Outcome, Proposal
 
 

@@ -176,9 +176,10 @@ def _start(result: TrialResult | None, files: Files) -> Start | None:
     return result.kept, checkpoints.restore(files.path(result.weights))[0]
 
 
-def _tuner(
+def tuner_of(
     context: Context, winner: TrialResult, checkpoint: str | None, files: Files
 ) -> FineTuner:
+    """The winner's fine-tuning as a checkpoint left it; as the trial was scored if `None`."""
     evaluator = context.evaluator
     network = evaluator.network(winner.kept, _start(winner, files))
     inputs = context.inputs
@@ -212,7 +213,7 @@ def tune(
         max_seconds: returns after the gradient step that passes this.
         should_stop: asked after each gradient step.
     """
-    tuner = _tuner(context_of(inputs, files), winner, checkpoint, files)
+    tuner = tuner_of(context_of(inputs, files), winner, checkpoint, files)
     reported = 0.0
 
     def stop() -> bool:
@@ -252,7 +253,7 @@ def finalize(
     from search.export import Control, Result, write_results
 
     context = context_of(inputs, files)
-    tuner = _tuner(context, winner, checkpoint, files)
+    tuner = tuner_of(context, winner, checkpoint, files)
     plan, cost, metrics = _uniform(context)
     result = Result(
         evaluator=context.evaluator,
