@@ -74,11 +74,10 @@ class Parallel:
         with torch.no_grad():
             for batch in batches:
                 walk = Walk(self._original, [batch])
-                for name, node in walk.nodes.items():
+                for name in walk.reads:
                     if name in sums:
                         sums[name].add(*walk.values(self._layers[name].source))
-                    if node.op != "output":
-                        walk.step(name)
+                    walk.step(name)
         return {name: found.moments() for name, found in sums.items()}
 
     def reconstruct(

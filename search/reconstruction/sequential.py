@@ -72,10 +72,8 @@ class _Sequential:
 
     def run(self) -> fx.GraphModule:
         with torch.no_grad():
-            for name, node in self._then.nodes.items():
-                if node.op == "output":
-                    continue
-                moved = any(source.name in self._changed for source in node.all_input_nodes)
+            for name, reads in self._then.reads.items():
+                moved = not self._changed.isdisjoint(reads)
                 self._then.step(name)
                 if moved and name in self._layers:
                     self._solve(self._layers[name])

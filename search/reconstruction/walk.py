@@ -1,4 +1,4 @@
-"""A network run node by node over many batches at once."""
+"""A network run step by step, each step on all batches."""
 
 from __future__ import annotations
 
@@ -6,48 +6,44 @@ from collections.abc import Sequence
 
 from torch import Tensor, fx
 
+from search.evaluation.program import Run
+
 
 class Walk:
-    """Runs a network's nodes one at a time, each on all batches; keeps what is still to be read.
+    """Runs a network's steps one at a time; keeps what is still to be read.
 
     Args:
         batches: inputs `(n, ...)` of a network with one input.
+
+    Attributes:
+        reads: by step, in order, the steps whose values it reads; all by name.
     """
 
     def __init__(self, network: fx.GraphModule, batches: Sequence[Tensor]) -> None:
-        self.nodes = {node.name: node for node in network.graph.nodes}
-        self._runs = []
-        for batch in batches:
-            run = fx.Interpreter(network, garbage_collect_values=False)
-            run.args_iter = iter((batch,))
-            self._runs.append(run)
-        self._left = {node: len(node.users) for node in network.graph.nodes}
+        self._run = Run(network)
+        self._batches = [self._run.begin(batch) for batch in batches]
+        steps = self._run.program.steps
+        self._place = {step.name: at for at, step in enumerate(steps)}
+        self.reads = {step.name: [steps[at].name for at in step.reads] for step in steps}
 
     def step(self, name: str) -> None:
-        """Run a node, and let go of what nothing will read any more."""
-        node = self.nodes[name]
-        for run in self._runs:
-            run.env[node] = run.run_node(node)
-        self._release(node)
+        """Run a step, and let go of what nothing will read any more."""
+        at = self._place[name]
+        for batch in self._batches:
+            self._run.advance(batch, at, at + 1)
 
     def borrow(self, name: str, other: Walk) -> None:
-        """Take a node's values from another walk instead of running it."""
-        node, theirs = self.nodes[name], other.nodes[name]
-        for run, source in zip(self._runs, other._runs, strict=True):
-            run.env[node] = source.env[theirs]
-        self._release(node)
+        """Take a step's values from another walk instead of running it."""
+        at, there = self._place[name], other._place[name]
+        for batch, theirs in zip(self._batches, other._batches, strict=True):
+            batch[at] = theirs[there]
+            for gone in self._run.program.drops[at]:
+                batch[gone] = None
 
     def values(self, name: str) -> list[Tensor]:
-        """A node's tensors, one a batch."""
-        return [run.env[self.nodes[name]] for run in self._runs]
+        """A step's tensors, one a batch."""
+        return [batch[self._place[name]] for batch in self._batches]
 
     def holds(self, name: str) -> bool:
-        """Whether a node's tensors are there: it has run, and not all of its readers have."""
-        return all(self.nodes[name] in run.env for run in self._runs)
-
-    def _release(self, node: fx.Node) -> None:
-        for source in node.all_input_nodes:
-            self._left[source] -= 1
-            if not self._left[source]:
-                for run in self._runs:
-                    run.env.pop(source, None)
+        """Whether a step's tensors are there: it has run, and not all of its readers have."""
+        return all(batch[self._place[name]] is not None for batch in self._batches)
