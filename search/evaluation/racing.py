@@ -22,7 +22,7 @@ from torch import Tensor
 from search.evaluation.metrics import score_of
 from search.spec import Metric
 
-Z = 2.0
+Z = 1.64  # one side of 5 %
 SHARES = (1 / 8, 1 / 4, 1 / 2)
 LEAST = 64
 """Examples below which nothing is judged."""
