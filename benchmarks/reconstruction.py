@@ -55,7 +55,7 @@ class Case:
     """One network.
 
     Attributes:
-        package: gives its package, made in a folder if need be.
+        package: makes its package in a folder, or gives it.
         data: arrays with `train_*`, of which calibration draws, and `holdout_*`, which measure.
         calibration: how many images.
         measured_on: in words.
@@ -68,12 +68,10 @@ class Case:
 
 
 def _published(name: str, example: Tensor, preprocessing: Preprocessing, folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    network = networks.published(name, cifar.folder())
     path = folder / f"{name}.espalier"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        network = networks.published(name, cifar.folder())
-        espalier.pack(network, example, path, name=name, preprocessing=preprocessing)
-    return path
+    return espalier.pack(network, example, path, name=name, preprocessing=preprocessing)
 
 
 def _as_holdout(arrays: Arrays) -> Arrays:
@@ -97,16 +95,15 @@ def _imagenet(name: str, pixels: int, calibration: int, holdout: int) -> Case:
         return {key: array for key, array in arrays.items() if not key.startswith("test")}
 
     package = partial(_published, name, imagenet.example(pixels), imagenet.PREPROCESSING)
-    return Case(package, data, calibration, f"{holdout} images of ImageNet's training set")
+    return Case(package, data, calibration, f"{holdout} training images of ImageNet")
 
 
 def _trained(name: str) -> Case:
     def data() -> Arrays:
         return _as_holdout(trained.dataset(6_000, 0))
 
-    return Case(
-        lambda _: trained.package(name), data, 512, "the 10,000 test images of Fashion-MNIST"
-    )
+    measured_on = "the 10,000 test images of Fashion-MNIST"
+    return Case(lambda _: trained.package(name), data, 512, measured_on)
 
 
 CASES = {
@@ -270,11 +267,8 @@ def durations() -> tuple[list[str], list[list[str]]]:
     records = _recorded()
     names = list(dict.fromkeys(name for record in records for name in record["cpu_s"]))
     rows = [
-        [
-            record["network"],
-            str(record["calibration"]),
-            *(f"{record['cpu_s'][name]:.2f}" for name in names),
-        ]
+        [record["network"], str(record["calibration"])]
+        + [f"{record['cpu_s'][name]:.2f}" for name in names]
         for record in records
     ]
     return ["network", "calibration images", *names], rows

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import comparison
+from benchmarks import comparison, reconstruction
 from benchmarks.record import RESULTS
 from benchmarks.subjects import SUBJECTS
 
@@ -153,10 +153,18 @@ def correlation() -> str:
     return _table(head, rows) + "\n\n" + _commands(records) if rows else "No results yet."
 
 
+def reconstruct() -> str:
+    """What reconstruction and recalibration are worth, and how long they take."""
+    head, rows, records = reconstruction.worth()
+    times = _table(*reconstruction.durations())
+    return "\n\n".join([_table(head, rows), times, _commands(records)])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "compress": compress,
     "methods": methods,
     "correlation": correlation,
+    "reconstruct": reconstruct,
     "faults": faults,
     "core": core,
 }
