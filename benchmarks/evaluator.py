@@ -321,24 +321,25 @@ def cutting(setting: Setting, count: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--plans", type=int, default=48)
-    parser.add_argument("--steps", type=int, default=12, help="plans for the ways in between")
+    parser.add_argument("--plans", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=8, help="plans for the ways in between")
     parser.add_argument("--examples", type=int, default=128, help="on which bfloat16 is tried")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    figures: dict[str, Any] = {"plans": options.plans, "seed": options.seed}
     with tempfile.TemporaryDirectory() as folder:
-        setting = Setting(Path(folder), options.seed)
-        figures = {
-            "plans": options.plans,
-            "seed": options.seed,
-            "cutting": cutting(setting, min(10, options.plans)),
-            "ingredients": ingredients(setting, options.plans, options.steps, options.seed),
-            "sweep": siblings(setting, setting.sweep((0.75, 0.5, 0.25), 6)),
-            "round": siblings(setting, setting.round(3)),
-            "bfloat16": precision(setting, options.plans, options.examples, options.seed),
+        setting, seed = Setting(Path(folder), options.seed), options.seed
+        parts: dict[str, Callable[[], dict[str, Any]]] = {
+            "cutting": lambda: cutting(setting, min(10, options.plans)),
+            "ingredients": lambda: ingredients(setting, options.plans, options.steps, seed),
+            "sweep": lambda: siblings(setting, setting.sweep((0.75, 0.5, 0.25), 8)),
+            "round": lambda: siblings(setting, setting.round(4)),
+            "bfloat16": lambda: precision(setting, options.plans, options.examples, seed),
         }
-    print(f"written to {save('evaluator', 'benchmarks.evaluator', figures)}")
+        for name, part in parts.items():
+            figures[name] = part()
+            print(f"{name} written to {save('evaluator', 'benchmarks.evaluator', figures)}")
 
 
 if __name__ == "__main__":
