@@ -218,7 +218,7 @@ class RoundingSpec(Frozen):
 
 
 Reconstruction = Literal["none", "parallel", "sequential"]
-Recalibration = Literal["none", "plain", "relative"]
+Recalibration = Literal["auto", "none", "plain", "relative"]
 
 
 class EvaluationSpec(Frozen):
@@ -237,9 +237,9 @@ class EvaluationSpec(Frozen):
         "original's inputs, all layers at once; or layer after layer on the cut network's own",
     )
     recalibration: Recalibration = Field(
-        "relative",
-        description="batch-norm statistics from the calibration examples, plain or as a change of "
-        "the original's own",
+        "auto",
+        description="batch-norm statistics from the calibration examples, plain or relative to "
+        "what they make of the original; auto: relative, and none after sequential reconstruction",
     )
     holdout: int = Field(
         1000,

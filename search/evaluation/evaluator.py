@@ -239,6 +239,9 @@ class Evaluator:
             kept: the channels that the network has.
         """
         way = self.spec.evaluation.recalibration
+        if way == "auto":  # what sequential reconstruction solved for fits the statistics there
+            solved = self.spec.evaluation.reconstruction == "sequential"
+            way = "none" if solved else "relative"
         if way == "none" or tuple(map(len, kept)) == self.space.full:
             return
         self._estimate_statistics(network)
