@@ -11,7 +11,6 @@ import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from torch import Tensor, fx, nn
 from torch.nn import functional
@@ -97,14 +96,19 @@ class Program:
         return readers[0] if len(readers) == 1 and readers[0] < len(self.steps) else None
 
 
-_PROGRAMS: WeakKeyDictionary[fx.Graph, Program] = WeakKeyDictionary()
+_PROGRAM = "espalier_program"
 
 
 def program_of(network: fx.GraphModule) -> Program:
-    """The network's program; cuts that share their code share it."""
-    if network.graph not in _PROGRAMS:
-        _PROGRAMS[network.graph] = Program(network.graph)
-    return _PROGRAMS[network.graph]
+    """The network's program; cuts that share their code share it.
+
+    It is held by the code that it was made from, and goes with it: each refers to the other.
+    """
+    held = vars(network.graph)
+    if _PROGRAM not in held:
+        held[_PROGRAM] = Program(network.graph)
+    program: Program = held[_PROGRAM]
+    return program
 
 
 class Run:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import functools
+import gc
+import weakref
 
 import pytest
 import torch
@@ -120,6 +122,14 @@ def test_cuts_share_a_program() -> None:
     cut = apply(network, space_of(graph_of(network)), siblings(network)[0])
     assert program_of(cut) is program_of(network)
     assert program_of(clone(cut)) is program_of(network)
+
+
+def test_a_program_goes_with_its_network() -> None:
+    network, _ = built("mlp")
+    gone = weakref.ref(program_of(network))
+    del network
+    gc.collect()
+    assert gone() is None
 
 
 # --- statistics ---------------------------------------------------------------------------------
