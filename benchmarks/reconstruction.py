@@ -112,7 +112,7 @@ CASES = {
     ),
     "cifar10_resnet56a": _cifar("cifar10_resnet56a", "1,000 test images"),
     "imagenet_mobilenet_v1_0.25_128": _imagenet("imagenet_mobilenet_v1_0.25_128", 128, 480, 480),
-    "imagenet_mobilenet_v2_1.0_224": _imagenet("imagenet_mobilenet_v2_1.0_224", 224, 256, 256),
+    "imagenet_mobilenet_v2_1.0_224": _imagenet("imagenet_mobilenet_v2_1.0_224", 224, 128, 256),
     "fashion_vit": _trained("fashion_vit"),
     "fashion_vgg": _trained("fashion_vgg"),
 }
