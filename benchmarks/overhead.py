@@ -11,6 +11,8 @@ scores. Writes `benchmarks/results/overhead.json`.
 Two more figures are disturbed less by other work on the machine: the processor time of both sides,
 of this process and of the worker with its child; and within each job the share of the search's time
 in which no step ran. The library has a little of that too, which is not taken off.
+Wall times compare on a quiet machine only: Linux shares the processors between sessions, and the
+worker's child has one of its own.
 """
 
 from __future__ import annotations
