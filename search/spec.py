@@ -178,16 +178,11 @@ class AmcSpec(Frozen):
         description="noise on the keep ratios after the warm-up; falls to 0.05 at the last trial",
     )
     hidden: int = Field(
-        200,
+        128,
         ge=8,
         le=300,
         description="width of the agent's hidden layers, 300 in the paper; the state that is "
         "stored after each trial grows with its square",
-    )
-    bootstrap: bool = Field(
-        False,
-        description="the paper's target of the critic, with target networks, instead of the "
-        "episode's reward",
     )
 
     @model_validator(mode="after")

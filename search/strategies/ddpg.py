@@ -206,29 +206,24 @@ class DDPG:
         features: length of a state.
         hidden: width of both hidden layers of both networks.
         random: draws the first weights.
-        bootstrap: whether values of next states are asked for; without it `Batch.last` must be 1
-            throughout, and there are no target networks.
     """
 
     tau = 0.01
     gamma = 1.0
     smoothing = 0.5  # of the baseline, per batch
 
-    def __init__(
-        self, features: int, hidden: int, random: np.random.Generator, *, bootstrap: bool
-    ) -> None:
+    def __init__(self, features: int, hidden: int, random: np.random.Generator) -> None:
         self.actor = actor_weights(features, hidden, random)
         self.critic = critic_weights(features, hidden, random)
-        self.target = (self.actor.copy(), self.critic.copy()) if bootstrap else None
+        self.actor_target, self.critic_target = self.actor.copy(), self.critic.copy()
         self.actor_optimizer = Adam(self.actor.flat.size, 1e-4)
         self.critic_optimizer = Adam(self.critic.flat.size, 1e-3)
         self.baseline: float | None = None
 
     def start_at(self, action: float) -> None:
         """Move the untrained actor's output to an action in (0, 1), for every state."""
-        self.actor.parts[-1][:] = math.log(action / (1 - action))
-        if self.target is not None:
-            self.target[0].parts[-1][:] = self.actor.parts[-1]
+        for weights in (self.actor, self.actor_target):
+            weights.parts[-1][:] = math.log(action / (1 - action))
 
     def act(self, state: Floats) -> float:
         """`mu(s)` of one state `(features,)`."""
@@ -240,11 +235,10 @@ class DDPG:
         if self.baseline is None:
             self.baseline = mean
         self.baseline += self.smoothing * (mean - self.baseline)
-        y: Floats = batch.reward - np.float32(self.baseline)
-        if self.target is not None:
-            actor, critic = self.target
-            following = value(critic, batch.next_state, policy(actor, batch.next_state).out)
-            y = y + np.float32(self.gamma) * (1 - batch.last) * following.out
+        action = policy(self.actor_target, batch.next_state).out
+        following = value(self.critic_target, batch.next_state, action).out
+        reward = batch.reward - np.float32(self.baseline)
+        y: Floats = reward + np.float32(self.gamma) * (1 - batch.last) * following
         return y
 
     def learn(self, batch: Batch) -> None:
@@ -261,22 +255,23 @@ class DDPG:
         gradient = policy_gradient(self.actor, state, mu, slope)
         self.actor_optimizer.step(self.actor.flat, gradient.flat)
 
-        if self.target is not None:
-            for own, slow in zip((self.actor, self.critic), self.target, strict=True):
-                slow.flat += np.float32(self.tau) * (own.flat - slow.flat)
+        for own, target in (
+            (self.actor, self.actor_target),
+            (self.critic, self.critic_target),
+        ):
+            target.flat += np.float32(self.tau) * (own.flat - target.flat)
 
     def _arrays(self) -> dict[str, Floats]:
-        arrays = {
+        return {
             "actor": self.actor.flat,
             "critic": self.critic.flat,
+            "actor_target": self.actor_target.flat,
+            "critic_target": self.critic_target.flat,
             "actor_m": self.actor_optimizer.m,
             "actor_v": self.actor_optimizer.v,
             "critic_m": self.critic_optimizer.m,
             "critic_v": self.critic_optimizer.v,
         }
-        if self.target is not None:
-            arrays |= {"actor_target": self.target[0].flat, "critic_target": self.target[1].flat}
-        return arrays
 
     def state_dict(self) -> dict[str, Any]:
         """As JSON values; each array as base64 of little-endian float32."""

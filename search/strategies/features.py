@@ -27,6 +27,7 @@ take layers are left out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -100,8 +101,7 @@ def _row(
         height, width = (*sizes[2:], 1, 1)[:2]
         stride, window_ = _first(arguments.get("stride", 1)), _first(arguments["kernel_size"])
         return 0, in_product, outputs, fan_in, height, width, stride, window_
-    length = sizes[-2] if len(sizes) > 2 else 1
-    return 1, in_product, outputs, fan_in, length, 1, 1, 1
+    return 1, in_product, outputs, fan_in, math.prod(sizes[:-1]), 1, 1, 1
 
 
 def _first(value: Attr) -> float:

@@ -40,12 +40,9 @@ SPECS: dict[str, StrategySpec] = {
     "optuna-nsga2": OptunaSpec(sampler="nsga2", trials=6),
     "optuna-random": OptunaSpec(sampler="random", trials=2),
     "amc": AmcSpec(trials=5, warmup=2, hidden=8),
-    "amc-paper": AmcSpec(
-        trials=3, warmup=1, hidden=8, bootstrap=True, reward=RewardSpec(kind="guaranteed")
-    ),
+    "amc-guaranteed": AmcSpec(trials=3, warmup=1, hidden=8, reward=RewardSpec(kind="guaranteed")),
 }
 WITHIN_THROUGHOUT = ("uniform", "random", "optuna", "amc")  # every proposal is within the budget
-LEARNING = ("optuna", "amc")  # strategies that learn from whatever has returned
 
 every = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
 parallel_by_design = pytest.mark.parametrize(
