@@ -201,6 +201,8 @@ StrategySpec = Annotated[
     UniformSpec | RandomSpec | NetAdaptSpec | SensitivitySpec | OptunaSpec | AmcSpec,
     Field(discriminator="name"),
 ]
+LEARNING = frozenset({"amc", "optuna"})
+"""Strategies whose proposals follow from what has returned: few should be out at once."""
 Criterion = Literal["l1", "l2", "bn_scale", "random"]
 Metric = Literal["top1", "top5", "cross_entropy", "agreement"]
 

@@ -28,7 +28,8 @@ from models.references import release, release_job, release_weights, retain
 from models.settings import Settings
 from models.states import move
 from models.trial import Trial
-from models.work import Kind, Work
+from models.work import Kind, Work, WorkState
+from search.spec import LEARNING
 
 Values = dict[str, Any]
 
@@ -56,7 +57,7 @@ def arguments(session: Session, claim: Claim, settings: Settings) -> Values:
         outcomes = [_outcome(row) for row in found if row.finished_at is not None]
         given["state"] = None if job.snapshot is None else json.loads(job.snapshot)
         given["outcomes"] = outcomes
-        given["slots"] = max(0, settings.trials_ahead - (len(found) - len(outcomes)))
+        given["slots"] = max(0, _ahead(session, job, settings) - (len(found) - len(outcomes)))
     elif claim.kind is Kind.EVALUATE:
         row = _trial(session, job, claim.trial)
         given["proposal"] = _proposal(row)
@@ -74,6 +75,20 @@ def arguments(session: Session, claim: Claim, settings: Settings) -> Values:
             )
             given["trials"] = [{"proposal": _proposal(r), "outcome": _outcome(r)} for r in rows]
     return given
+
+
+def _ahead(session: Session, job: Job, settings: Settings) -> int:
+    """How many trials may be out at once.
+
+    For a strategy that learns, two more than are running: one for this slot, and one by which an
+    idle slot is told from none, so that all slots get work and no outcome waits to be learnt from.
+    """
+    if job.spec["strategy"]["name"] not in LEARNING:
+        return settings.trials_ahead
+    running = select(func.count()).where(
+        Work.job_id == job.id, Work.kind == Kind.EVALUATE, Work.state == WorkState.CLAIMED
+    )
+    return min(settings.trials_ahead, (session.scalar(running) or 0) + 2)
 
 
 def commit(

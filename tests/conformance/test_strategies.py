@@ -13,6 +13,7 @@ from hypothesis import strategies as draw
 from search.cost import Budget
 from search.space import widths
 from search.spec import (
+    LEARNING,
     AmcSpec,
     NetAdaptSpec,
     OptunaSpec,

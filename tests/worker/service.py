@@ -50,7 +50,9 @@ class Service:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._slots: list[Slot] = []
 
-    def submit(self, *, seed: int = 0, key: str | None = None, **fake: Any) -> str:
+    def submit(
+        self, *, seed: int = 0, key: str | None = None, strategy: str = "fake", **fake: Any
+    ) -> str:
         """Submits a job whose steps behave as told; its id."""
         stored = self.store.put([b"uploaded"])
         with self.database.transaction() as session:
@@ -60,7 +62,7 @@ class Service:
             spec = {
                 "network": network.id,
                 "dataset": dataset.id,
-                "strategy": {"name": "fake"},
+                "strategy": {"name": strategy},
                 "seed": seed,
                 "fake": {"trials": 3, "log": str(self.log)} | fake,
             }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from sqlalchemy import select
 
 from models.blob import Blob
@@ -63,8 +64,12 @@ def test_one_child_serves_every_step(service: Service) -> None:
     assert len({line.split()[-1] for line in service.log.read_text().splitlines()}) == 1
 
 
-def test_no_more_trials_are_open_than_allowed(service: Service) -> None:
-    job_id = service.submit(trials=20)
+@pytest.mark.parametrize(("strategy", "allowed"), [("fake", 4), ("amc", 2)])
+def test_no_more_trials_are_open_than_allowed(
+    service: Service, strategy: str, allowed: int
+) -> None:
+    """Of a strategy that learns: the one that this slot is going to run, and one for another."""
+    job_id = service.submit(trials=20, strategy=strategy)
     slot = service.slot()
     slot._settings = service.settings.model_copy(update={"trials_ahead": 4})
     slot.serve()
@@ -82,7 +87,7 @@ def test_no_more_trials_are_open_than_allowed(service: Service) -> None:
         started += change > 0
         most = max(most, waiting)
     assert started == 20
-    assert most == 4
+    assert most == allowed
 
 
 def test_weights_that_nothing_needs_are_let_go(service: Service) -> None:
