@@ -129,8 +129,8 @@ def cost_of_an_episode(groups: int = 32) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trials", type=int, default=200)
-    parser.add_argument("--seeds", type=int, default=12)
+    parser.add_argument("--trials", type=int, default=160)
+    parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--groups", type=int, nargs="+", default=[8, 20])
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
