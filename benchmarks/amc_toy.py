@@ -111,7 +111,7 @@ def plot(results: dict[int, dict[str, NDArray[Any]]], path: Path) -> None:
 
 
 def cost_of_an_episode(groups: int = 32) -> dict[str, float]:
-    """Processor seconds and bytes of one episode of the default agent, restored from its state each time."""
+    """Processor seconds and bytes of an episode, the agent restored from its state each time."""
     problem, regret = toy(groups, 0)
     spec, trials = AmcSpec(trials=120, warmup=20), 60
     text, times = "", []
@@ -124,7 +124,11 @@ def cost_of_an_episode(groups: int = 32) -> dict[str, float]:
         strategy.tell(Outcome(proposal.number, proposal.plan, -regret(proposal.plan)))
         text = json.dumps(strategy.state_dict())
         times.append(time.process_time() - began)
-    return {"groups": groups, "median_cpu_s": float(np.median(times[20:])), "state_bytes": len(text)}
+    return {
+        "groups": groups,
+        "median_cpu_s": float(np.median(times[20:])),
+        "state_bytes": len(text),
+    }
 
 
 def main() -> None:
