@@ -16,12 +16,14 @@ class Moments:
     """Means over all rows, in float64. `g` groups of `d` features and `o` outputs.
 
     Attributes:
+        rows: how many there were.
         mean: `(g, d)` E[x].
         square: `(g, d, d)` E[x x'].
         target_mean: `(g, o)` E[t]; empty without targets.
         cross: `(g, d, o)` E[x t'].
     """
 
+    rows: int
     mean: Tensor
     square: Tensor
     target_mean: Tensor
@@ -79,7 +81,7 @@ class Accumulator:
         """
         if self._sums is None:
             raise ValueError("no batch was taken")
-        return Moments(*(total / self._rows for total in self._sums))
+        return Moments(self._rows, *(total / self._rows for total in self._sums))
 
 
 def _features(layer: Layer, x: Tensor) -> int:

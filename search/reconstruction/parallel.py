@@ -174,7 +174,9 @@ def _solve(
     stays = keep.repeat(positions).to(gram.device)
     f, r = stays.nonzero().flatten(), (~stays).nonzero().flatten()
     matrix = layer.matrix(weight).double()
-    correction = regress(gram[:, f][:, :, f], matrix[..., r] @ gram[:, r][:, :, f], ridge)
+    correction = regress(
+        gram[:, f][:, :, f], matrix[..., r] @ gram[:, r][:, :, f], moments.rows, ridge
+    )
     new = matrix[..., f] + correction
     constant = matrix[..., r] @ mean[:, r, None] - correction @ mean[:, f, None]
     channels = keep.nonzero().flatten().to(weight.device)

@@ -97,7 +97,7 @@ class _Sequential:
             gram, cross = moments.covariance(), moments.cross_covariance()
         else:
             gram, cross = moments.square, moments.cross
-        new = old + regress(gram, cross.mT - old @ gram, self._ridge)
+        new = old + regress(gram, cross.mT - old @ gram, moments.rows, self._ridge)
         with torch.no_grad():
             weight.copy_(layer.weight_of(new, weight))
             if layer.carries_constant:

@@ -21,6 +21,8 @@ from torch import Tensor
 RIDGE = 1e-2
 """As a share of the mean variance of a feature."""
 
+_ROWS = 50  # for each feature: with fewer, the ridge is as much larger (measured: MobileNet, ViT)
+
 
 def damped(matrix: Tensor, ridge: float) -> Tensor:
     """`(g, d, d)` plus `ridge` times the mean of its diagonal, on the diagonal."""
@@ -29,17 +31,20 @@ def damped(matrix: Tensor, ridge: float) -> Tensor:
     return matrix + torch.diag_embed(amount[:, None].expand_as(diagonal))
 
 
-def regress(gram: Tensor, residue: Tensor, ridge: float = RIDGE) -> Tensor:
+def regress(gram: Tensor, residue: Tensor, rows: int, ridge: float = RIDGE) -> Tensor:
     """`residue (gram + ridge)^-1`.
 
     Args:
         gram: `(g, d, d)` symmetric, positive semi-definite, float64.
         residue: `(g, o, d)`.
-        ridge: as a share of the mean of the gram matrix's diagonal; where that is singular to
-            working precision, a hundred times as much, three times at most.
+        rows: that the moments are of.
+        ridge: as a share of the mean of the gram matrix's diagonal; more with fewer than 50 rows a
+            feature, and where the matrix is singular to working precision, a hundred times as
+            much, three times at most.
     Returns:
         `(g, o, d)`; zeros where the moments say nothing (one row) or are not finite.
     """
+    ridge *= max(1.0, _ROWS * gram.shape[-1] / rows)
     for attempt in range(4):
         factor, info = torch.linalg.cholesky_ex(damped(gram, ridge * 100**attempt))
         if not info.any():
