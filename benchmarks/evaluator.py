@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +29,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import espalier
 from benchmarks import cifar
-from benchmarks.record import save
+from benchmarks.record import RESULTS, environment, save
 from espalier.format.build import load
 from search.context import Problem as Network
 from search.cost import Budget, choices_of
@@ -43,8 +44,9 @@ from search.strategies.base import Problem
 from search.strategies.random import random_plan
 
 NETWORK = "cifar10_resnet56a"
-CALIBRATION, HOLDOUT, BATCH, EXAMPLES = 512, 1000, 128, 6000
+CALIBRATION, HOLDOUT, FEW, BATCH, EXAMPLES = 512, 1000, 256, 128, 6000
 RESAMPLES = 2000
+PARTS = ("cutting", "ingredients", "sweep", "round", "bfloat16")
 
 Found = Mapping[str, float]
 Score = Callable[[Kept], Found]
@@ -207,6 +209,9 @@ def summary(ours: Timed[T], plain: Timed[T], seed: int) -> dict[str, Any]:
     for name in ("cross_entropy", "top1"):
         figures[name] = agreement(ours, plain, name, seed)
     if any("examples" in one for one in ours.found):
+        figures["late_ratio"] = float(
+            np.sum(plain.seconds[count // 2 : count]) / np.sum(ours.seconds[count // 2 :])
+        )
         figures["examples"] = float(np.mean([one.get("examples", HOLDOUT) for one in ours.found]))
     return figures
 
@@ -227,6 +232,7 @@ def racer(evaluator: Evaluator) -> Score:
 def ingredients(setting: Setting, count: int, steps: int, seed: int) -> dict[str, Any]:
     folding, layerwise = setting.evaluator(), setting.evaluator()
     fewer, racing = setting.evaluator(racing=True), setting.evaluator(racing=True)
+    few = setting.evaluator(racing=True, holdout=FEW)  # the first of the same examples
     plain = Plain(setting.network, folding)
 
     def sliced(kept: Kept) -> Found:
@@ -240,9 +246,10 @@ def ingredients(setting: Setting, count: int, steps: int, seed: int) -> dict[str
         "layerwise": Timed(lambda kept: layerwise.evaluate(kept).metrics),
         "fewer": Timed(lambda kept: fewer.evaluate(kept).metrics),
         "racing": Timed(racer(racing)),
+        "few": Timed(lambda kept: few.evaluate(kept).metrics),
     }
     for number, kept in enumerate(setting.plans(count)):
-        done = list(variants) if number < steps else ["plain", "fewer", "racing"]
+        done = list(variants) if number < steps else ["plain", "fewer", "racing", "few"]
         for name in done:
             variants[name](kept)
         last = {name: round(variants[name].seconds[-1], 2) for name in done}
@@ -321,13 +328,17 @@ def cutting(setting: Setting, count: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--plans", type=int, default=40)
-    parser.add_argument("--steps", type=int, default=8, help="plans for the ways in between")
+    parser.add_argument("--plans", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=10, help="plans for the ways in between")
     parser.add_argument("--examples", type=int, default=128, help="on which bfloat16 is tried")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--parts", nargs="*", choices=PARTS, help="only these; others stay")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    path = RESULTS / "evaluator.json"
     figures: dict[str, Any] = {"plans": options.plans, "seed": options.seed}
+    if path.exists():
+        figures |= {name: json.loads(path.read_text()).get(name) for name in PARTS}
     with tempfile.TemporaryDirectory() as folder:
         setting, seed = Setting(Path(folder), options.seed), options.seed
         parts: dict[str, Callable[[], dict[str, Any]]] = {
@@ -337,8 +348,8 @@ def main() -> None:
             "round": lambda: siblings(setting, setting.round(4)),
             "bfloat16": lambda: precision(setting, options.plans, options.examples, seed),
         }
-        for name, part in parts.items():
-            figures[name] = part()
+        for name in options.parts or PARTS:
+            figures[name] = parts[name]() | {"commit": environment()["commit"]}
             print(f"{name} written to {save('evaluator', 'benchmarks.evaluator', figures)}")
 
 
