@@ -4,6 +4,16 @@ The cost of a plan is linear in the widths, its worth `sum(value * log(width))`.
 the best widths are in proportion to value over cost, capped at the full width, so the regret of a
 plan is known. Seeds are paired: the same problem, the same number of trials.
 
+The agent's settings were chosen on problems of the first five seeds, so the recorded figures
+flatter it. On seeds 100 to 109, looked at once afterwards, 160 trials left these shares of
+uniform's regret (medians; wins of ten; one-sided signed-rank test):
+
+    groups   random   amc                       amc with the default lower bound of 0.2
+    8        0.301    0.169 (8 wins, p 0.019)   0.309 (6 wins, p 0.58)
+    20       0.627    0.371 (9 wins, p 0.007)   0.494 (6 wins, p 0.12)
+
+The best plans of these problems keep less than 0.2 of some groups, which the default rules out.
+
     python -m benchmarks.amc_toy [--trials N] [--seeds N] [--groups N] [--plot FILE]
 """
 
