@@ -344,8 +344,8 @@ def main() -> None:
         parts: dict[str, Callable[[], dict[str, Any]]] = {
             "cutting": lambda: cutting(setting, min(10, options.plans)),
             "ingredients": lambda: ingredients(setting, options.plans, options.steps, seed),
-            "sweep": lambda: siblings(setting, setting.sweep((0.75, 0.5, 0.25), 8)),
-            "round": lambda: siblings(setting, setting.round(4)),
+            "sweep": lambda: siblings(setting, setting.sweep((0.75, 0.5, 0.25), 4)),
+            "round": lambda: siblings(setting, setting.round(2)),
             "bfloat16": lambda: precision(setting, options.plans, options.examples, seed),
         }
         for name in options.parts or PARTS:
