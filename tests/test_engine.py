@@ -24,7 +24,7 @@ from search.evaluation.errors import DatasetMismatch
 from search.files import FolderFiles
 from search.graph import space_of
 from search.pruning import apply, select
-from search.records import Finished, Inputs, Prepared, TrialResult, Tuned
+from search.records import Finished, Inputs, Prepared, Trial, TrialResult, Tuned
 from search.spec import (
     BudgetSpec,
     EvaluationSpec,
@@ -177,6 +177,11 @@ def prepared(materials: Materials) -> Prepared:
 
 
 @pytest.mark.usefixtures("forgetful")
+def _unraced(trial: Trial) -> Trial:
+    """Without the score to beat, which depends on what has returned."""
+    return replace(trial, proposal=replace(trial.proposal, floor=None))
+
+
 def test_same_winner_for_any_number_of_slots_and_every_time(
     materials: Materials, prepared: Prepared, finished: Finished
 ) -> None:
@@ -186,7 +191,7 @@ def test_same_winner_for_any_number_of_slots_and_every_time(
     context.forget()
     again, trials_again = engine.find_winner(job, prepared, files, slots=1)
     assert again == winner
-    assert trials_again == trials
+    assert [_unraced(trial) for trial in trials_again] == [_unraced(trial) for trial in trials]
     written = json.loads(artifact(finished, "plan.json", files).read_text())
     assert tuple(written["plan"]) == winner.outcome.plan
     assert [tuple(group["kept"]) for group in written["groups"]] == list(winner.kept)

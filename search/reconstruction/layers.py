@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -112,7 +113,9 @@ class Layer:
         """The weight, of the shape of another, that has this `matrix`."""
         if not self.kernel:
             return matrix.reshape(like.shape)
-        return matrix.reshape(like.movedim(1, -1).shape).movedim(-1, 1)
+        # `clone`: with a kernel of one, strides would claim that channels come last.
+        weight = matrix.reshape(like.movedim(1, -1).shape).movedim(-1, 1)
+        return weight.clone(memory_format=torch.contiguous_format)
 
 
 def layers(graph: Graph) -> Iterator[Layer]:

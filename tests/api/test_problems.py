@@ -49,7 +49,7 @@ def test_what_is_not_there(
 
 def test_a_wrong_method_is_told_all_the_right_ones(http: httpx.Client) -> None:
     assert http.delete("/v1/jobs").headers["allow"] == "GET, POST"
-    assert http.put("/v1/jobs/some-job").headers["allow"] == "GET"
+    assert http.put("/v1/jobs/some-job").headers["allow"] == "DELETE, GET"
 
 
 def test_a_body_that_is_no_json(http: httpx.Client) -> None:

@@ -211,6 +211,17 @@ def test_arguments_are_not_changed(way: str) -> None:
         assert all(torch.equal(tensor, before[name]) for name, tensor in tensors_of(net).items())
 
 
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2_bn"])
+def test_weights_are_laid_out_as_new_ones_are(name: str) -> None:
+    """Strides that claim channels last for a kernel of one made torch's backward corrupt memory."""
+    found = case(name)
+    kept = some(found.space, 5)
+    cut = apply(found.network, found.space, kept)
+    solved = Parallel(found.network, found.space, [inputs(found.example)]).reconstruct(cut, kept)
+    for tensor in tensors_of(solved).values():
+        assert tensor.stride() == torch.empty(tensor.shape).stride()
+
+
 def test_a_child_of_an_untrained_parent_is_the_same_as_from_the_original() -> None:
     """Without a change of weights in between, two cuts solved one after the other are one."""
     found = case("vgg")
