@@ -29,7 +29,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import espalier
 from benchmarks import cifar
-from benchmarks.record import RESULTS, environment, save
+from benchmarks.record import RESULTS, described, save
 from espalier.format.build import load
 from search.context import Problem as Network
 from search.cost import Budget, choices_of
@@ -46,7 +46,7 @@ from search.strategies.random import random_plan
 NETWORK = "cifar10_resnet56a"
 CALIBRATION, HOLDOUT, FEW, BATCH, EXAMPLES = 512, 1000, 256, 128, 6000
 RESAMPLES = 2000
-PARTS = ("cutting", "ingredients", "sweep", "round", "bfloat16")
+PARTS = ("cutting", "ingredients", "race", "sweep", "round", "bfloat16")
 
 Found = Mapping[str, float]
 Score = Callable[[Kept], Found]
@@ -229,9 +229,25 @@ def racer(evaluator: Evaluator) -> Score:
     return score
 
 
-def ingredients(setting: Setting, count: int, steps: int, seed: int) -> dict[str, Any]:
+def compared(
+    setting: Setting, variants: Mapping[str, Timed[Kept]], count: int, seed: int
+) -> dict[str, Any]:
+    """Every variant on every plan, in turn; one of them is `"plain"`."""
+    for number, kept in enumerate(setting.plans(count)):
+        for variant in variants.values():
+            variant(kept)
+        print(number, {name: round(v.seconds[-1], 2) for name, v in variants.items()}, flush=True)
+    figures: dict[str, Any] = {
+        name: summary(v, variants["plain"], seed) for name, v in variants.items()
+    }
+    figures["scores"] = {name: v.values("cross_entropy").tolist() for name, v in variants.items()}
+    return figures
+
+
+def ingredients(setting: Setting, count: int, seed: int) -> dict[str, Any]:
+    """One ingredient more at a time, without a race."""
     folding, layerwise = setting.evaluator(), setting.evaluator()
-    fewer, racing = setting.evaluator(racing=True), setting.evaluator(racing=True)
+    fewer = setting.evaluator(racing=True)
     few = setting.evaluator(racing=True, holdout=FEW)  # the first of the same examples
     plain = Plain(setting.network, folding)
 
@@ -245,20 +261,18 @@ def ingredients(setting: Setting, count: int, steps: int, seed: int) -> dict[str
         "folded": Timed(sliced),
         "layerwise": Timed(lambda kept: layerwise.evaluate(kept).metrics),
         "fewer": Timed(lambda kept: fewer.evaluate(kept).metrics),
-        "racing": Timed(racer(racing)),
         "few": Timed(lambda kept: few.evaluate(kept).metrics),
     }
-    for number, kept in enumerate(setting.plans(count)):
-        done = list(variants) if number < steps else ["plain", "fewer", "racing", "few"]
-        for name in done:
-            variants[name](kept)
-        last = {name: round(variants[name].seconds[-1], 2) for name in done}
-        print(number, last, variants["racing"].found[-1].get("examples"), flush=True)
-    figures: dict[str, Any] = {
-        name: summary(v, variants["plain"], seed) for name, v in variants.items()
-    }
-    figures["scores"] = {name: v.values("cross_entropy").tolist() for name, v in variants.items()}
-    return figures
+    return compared(setting, variants, count, seed)
+
+
+def race(setting: Setting, count: int, seed: int) -> dict[str, Any]:
+    """All ingredients, racing included, on more plans: the first ones are seldom given up."""
+    evaluator = setting.evaluator(racing=True)
+    plain = Plain(setting.network, evaluator)
+    return compared(
+        setting, {"plain": Timed(plain), "racing": Timed(racer(evaluator))}, count, seed
+    )
 
 
 def siblings(setting: Setting, cuts: Sequence[Kept]) -> dict[str, Any]:
@@ -328,8 +342,8 @@ def cutting(setting: Setting, count: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--plans", type=int, default=60)
-    parser.add_argument("--steps", type=int, default=10, help="plans for the ways in between")
+    parser.add_argument("--plans", type=int, default=50, help="of the race")
+    parser.add_argument("--steps", type=int, default=20, help="plans for each of the ingredients")
     parser.add_argument("--examples", type=int, default=128, help="on which bfloat16 is tried")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--parts", nargs="*", choices=PARTS, help="only these; others stay")
@@ -343,13 +357,14 @@ def main() -> None:
         setting, seed = Setting(Path(folder), options.seed), options.seed
         parts: dict[str, Callable[[], dict[str, Any]]] = {
             "cutting": lambda: cutting(setting, min(10, options.plans)),
-            "ingredients": lambda: ingredients(setting, options.plans, options.steps, seed),
+            "ingredients": lambda: ingredients(setting, options.steps, seed),
+            "race": lambda: race(setting, options.plans, seed),
             "sweep": lambda: siblings(setting, setting.sweep((0.75, 0.5, 0.25), 4)),
             "round": lambda: siblings(setting, setting.round(2)),
-            "bfloat16": lambda: precision(setting, options.plans, options.examples, seed),
+            "bfloat16": lambda: precision(setting, options.steps, options.examples, seed),
         }
         for name in options.parts or PARTS:
-            figures[name] = parts[name]() | {"commit": environment()["commit"]}
+            figures[name] = described("benchmarks.evaluator", parts[name]())
             print(f"{name} written to {save('evaluator', 'benchmarks.evaluator', figures)}")
 
 

@@ -257,7 +257,7 @@ class EvaluationSpec(Frozen):
     racing: bool = Field(
         False,
         description="give up a trial once the first of the hold-out tell that it does not beat the "
-        "best so far; calibrate on a quarter of the calibration examples, 128 at least",
+        "best so far; calibrate on an eighth of the calibration examples, 64 at least",
     )
 
 
