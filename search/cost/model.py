@@ -20,6 +20,7 @@ from search.cost.polynomial import (
     magnitude,
     product,
     total,
+    undominated,
     with_one,
 )
 from search.space import Plan, SearchSpace
@@ -61,6 +62,7 @@ class CostModel:
         self.space = space
         self._full = space.full
         self._evaluators: dict[str, Callable[[Floats], Floats]] = {}
+        self._polynomials: dict[str, tuple[Polynomial, ...]] = {}
         stored = space.graph.stored
         shapes = space.stored_shapes
         self._add("macs", [total(macs_of(space, node) for node in space.graph.nodes)])
@@ -79,7 +81,18 @@ class CostModel:
                 f"below {EXACT} (2**53): use a smaller input"
             )
         groups = len(self._full)
+        self._polynomials[name] = tuple(undominated(parts)) if largest else tuple(parts)
         self._evaluators[name] = Maximum(parts, groups) if largest else Sum(parts[0], groups)
+
+    def polynomials(self, name: str) -> tuple[Polynomial, ...]:
+        """What a cost is in the plan: one polynomial, or several of which the largest counts.
+
+        No coefficient is negative.
+
+        Raises:
+            KeyError: there is no cost of that name.
+        """
+        return self._polynomials[name]
 
     def of(self, plan: Plan) -> dict[str, int]:
         """Every cost of one plan, by name.
