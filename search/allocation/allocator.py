@@ -6,7 +6,7 @@ arXiv:2201.13096, section 3) runs a dynamic programme over layers and discretise
 costs that add up over the layers, and those of channels do not: they are products of neighbouring
 widths. Here prices on the limits take the place of the discretised budget:
 
-    expensive sums as variables of their own     `terms`
+    sums of groups as variables of their own     `terms`
     the cheapest plan at given prices, exactly   `elimination`
     the best prices                              `dual`
     a plan within the limits, and better ones    `exchange`
@@ -53,8 +53,8 @@ class Allocator:
         cost: of the network.
         choices: allowed widths per group, ascending.
         elements: how many numbers the tables of the elimination may hold; where they would be more
-            (many groups, each coupled with many), the bound takes neighbouring widths for one and
-            is weaker. The plan is not affected otherwise.
+            (many groups, each coupled with many), the bound takes neighbouring widths for one. It
+            stays valid and gets weaker; the plan is still improved over all widths.
 
     Raises:
         UnreachableBudget: no allowed plan is within the budget.
@@ -80,7 +80,7 @@ class Allocator:
         """The plan with the smallest loss that was found.
 
         It is within the budget, and with any single group wider it would not be. If the costs have
-        no terms above degree two, no change of one or two groups improves it.
+        no terms above degree two, no change of one or two groups lowers its loss.
 
         Args:
             losses: of each group `(len(choices[group]),)`, not negative and never rising with the

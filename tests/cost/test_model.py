@@ -48,6 +48,14 @@ def test_a_network_without_groups_has_one_plan() -> None:
     assert model.many([(), ()])["macs"].tolist() == [175, 175]
 
 
+def test_a_network_without_groups_has_constant_polynomials() -> None:
+    model = CostModel(chain(5, 7))
+    assert model.polynomials("macs") == ({(): 175},)
+    assert max(part[()] for part in model.polynomials("peak_activation_bytes")) == 4 * (35 + 25)
+    with pytest.raises(KeyError):
+        model.polynomials("latency")
+
+
 def test_a_cost_that_float64_cannot_hold_is_refused() -> None:
     side = 2**18  # side**3 is 2**54
     with pytest.raises(NetworkTooLarge, match=r"macs .* below 9007199254740992"):
