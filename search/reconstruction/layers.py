@@ -34,6 +34,9 @@ class Residual:
     at: str
 
 
+Range = tuple[float, float]
+
+
 @dataclass(frozen=True, slots=True)
 class Layer:
     """One linear map, called once in the network.
@@ -46,6 +49,8 @@ class Layer:
         norm: path of the batch-norm with running statistics that alone reads it, if any: it
             can carry the constant that a layer without bias cannot.
         residual: what is added to the output, behind the norm if there is one.
+        range: the least and the greatest value that the activation lets through which alone reads
+            the output, behind norm and sum; `None` if another operator reads it.
         groups: of a grouped convolution, else 1.
         kernel, stride, padding, dilation: of a convolution, one a spatial dimension; empty for a
             linear map, whose features are the last dimension. Padding is with zeros.
@@ -57,6 +62,7 @@ class Layer:
     bias: str | None
     norm: str | None
     residual: Residual | None
+    range: Range | None = None
     groups: int = 1
     kernel: tuple[int, ...] = ()
     stride: tuple[int, ...] = ()
@@ -104,6 +110,22 @@ class Layer:
         y = y.movedim(self.channel_dim, -1)
         return y.reshape(-1, self.groups, y.shape[-1] // self.groups).movedim(1, 0)
 
+    def apply(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """The layer's output with other weights, `weight` of the same shape and `bias` `(c_out,)`.
+
+        Args:
+            x: as for `inputs`.
+        """
+        if not self.kernel:
+            return functional.linear(x, weight, bias)
+        convolve: Any = (functional.conv1d, functional.conv2d, functional.conv3d)[
+            len(self.kernel) - 1
+        ]
+        result: Tensor = convolve(
+            x, weight, bias, self.stride, self.padding, self.dilation, self.groups
+        )
+        return result
+
     def matrix(self, weight: Tensor) -> Tensor:
         """`(groups, c_out / groups, features)` of a weight `(c_out, c_in / groups, *kernel)`."""
         weight = weight.movedim(1, -1) if self.kernel else weight
@@ -142,13 +164,15 @@ def layers(graph: Graph) -> Iterator[Layer]:
             continue
         norm = _norm(graph, readers[node.name], uses)
         behind = node.name if norm is None else readers[node.name][0].name
+        residual = _residual(behind, readers)
         yield Layer(
             node=node.name,
             source=node.inputs[0],
             weight=names.weight,
             bias=names.bias,
             norm=None if norm is None else norm.target,
-            residual=_residual(behind, readers),
+            residual=residual,
+            range=_range(readers[behind if residual is None else residual.at]),
             **_geometry(graph.module_of(node) if node.op == "module" else None),
         )
 
@@ -194,6 +218,25 @@ def _residual(name: str, readers: Mapping[str, list[Node]]) -> Residual | None:
         if node.op not in ("dropout", "feature_dropout"):
             return None
         name = node.name
+    return None
+
+
+def _range(read_by: list[Node]) -> Range | None:
+    """Between which values the activation that alone reads a tensor is the identity, if it is."""
+    if len(read_by) != 1:
+        return None
+    (node,) = read_by
+    match node.op:
+        case "relu":
+            return 0.0, math.inf
+        case "relu6":
+            return 0.0, 6.0
+        case "hardtanh" | "clamp":
+            low, high = node.attrs["min"], node.attrs["max"]
+            return (
+                -math.inf if low is None else float(low),  # type: ignore[arg-type]
+                math.inf if high is None else float(high),  # type: ignore[arg-type]
+            )
     return None
 
 

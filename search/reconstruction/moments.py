@@ -39,10 +39,15 @@ class Moments:
 
 
 class Accumulator:
-    """Sums over batches; products in float32 by chunks of rows, their sums in float64."""
+    """Sums over batches; products in float32 by chunks of rows, their sums in float64.
 
-    def __init__(self, layer: Layer) -> None:
+    Args:
+        squares: whether E[x x'] is wanted; else it is left at 0, which takes much less time.
+    """
+
+    def __init__(self, layer: Layer, *, squares: bool = True) -> None:
         self._layer = layer
+        self._squares = squares
         self._rows = 0
         self._sums: list[Tensor] | None = None
 
@@ -65,7 +70,8 @@ class Accumulator:
         if target is not None:
             wanted = self._layer.outputs(target)
         turned = rows.mT
-        sums = [rows.sum(1), turned @ rows, wanted.sum(1), turned @ wanted]
+        square = turned @ rows if self._squares else rows.new_zeros(1)
+        sums = [rows.sum(1), square, wanted.sum(1), turned @ wanted]
         if self._sums is None:
             self._sums = [part.double() for part in sums]
         else:

@@ -24,6 +24,7 @@ from search.pruning import with_tensors
 from search.pruning.positions import alive, everything
 from search.reconstruction.layers import Layer, layers
 from search.reconstruction.moments import Accumulator, Moments
+from search.reconstruction.removal import Reader, Removal, removal
 from search.reconstruction.solve import RIDGE, regress
 from search.reconstruction.walk import Walk
 from search.space import Kept, SearchSpace
@@ -68,6 +69,7 @@ class Parallel:
         self._moments = self._measure(batches)
         self._solved: OrderedDict[tuple[str, bytes], Solution] = OrderedDict()
         self._bytes = 0
+        self._removals: dict[int, Removal | None] = {}
 
     def _measure(self, batches: Iterable[Tensor]) -> dict[str, Moments]:
         sums = {name: Accumulator(layer) for name, layer in self._layers.items()}
@@ -129,6 +131,23 @@ class Parallel:
                 mean = f"{layer.norm}.running_mean"
                 solved[mean] = now[mean] - constant
         return with_tensors(cut, solved)
+
+    def removal(self, group: int) -> Removal | None:
+        """In which order a group's channels go, and what that costs; found once.
+
+        `None` if no layer that reads the group can be solved for, or its inputs are not finite.
+        """
+        if group not in self._removals:
+            by_weight = {layer.weight: layer for layer in self._layers.values()}
+            tensors = tensors_of(self._original)
+            readers = [
+                Reader(layer, self._moments[layer.node], tensors[layer.weight], member.positions)
+                for member in self._space.groups[group].members
+                if member.role == "consumes" and member.dim == 1
+                if (layer := by_weight.get(member.tensor)) is not None
+            ]
+            self._removals[group] = removal(readers, self._ridge) if readers else None
+        return self._removals[group]
 
     def _solution(
         self, layer: Layer, weight: Tensor, keep: Tensor, within: Tensor | None, *, cached: bool

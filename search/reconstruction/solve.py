@@ -24,6 +24,11 @@ RIDGE = 1e-2
 _ROWS = 50  # for each feature: with fewer, the ridge is as much larger (measured: MobileNet, ViT)
 
 
+def ridge_for(ridge: float, features: int, rows: int) -> float:
+    """The ridge where there are so many rows: more with fewer than 50 a feature."""
+    return ridge * max(1.0, _ROWS * features / rows)
+
+
 def damped(matrix: Tensor, ridge: float) -> Tensor:
     """`(g, d, d)` plus `ridge` times the mean of its diagonal, on the diagonal."""
     diagonal = matrix.diagonal(dim1=-2, dim2=-1)
@@ -44,7 +49,7 @@ def regress(gram: Tensor, residue: Tensor, rows: int, ridge: float = RIDGE) -> T
     Returns:
         `(g, o, d)`; zeros where the moments say nothing (one row) or are not finite.
     """
-    ridge *= max(1.0, _ROWS * gram.shape[-1] / rows)
+    ridge = ridge_for(ridge, gram.shape[-1], rows)
     for attempt in range(4):
         factor, info = torch.linalg.cholesky_ex(damped(gram, ridge * 100**attempt))
         if not info.any():

@@ -115,7 +115,7 @@ def test_sequential_leaves_no_gradient_on_its_own_inputs(name: str) -> None:
     found = case(name)
     x, kept = inputs(found.example), some(found.space, 2)
     cut = apply(found.network, found.space, kept)
-    solved = sequential(found.network, cut, found.space, kept, batches(x), RIDGE)
+    solved = sequential(found.network, cut, found.space, kept, batches(x), RIDGE, passes=0)
     left = alive(found.space, kept)
     then, now = Recorder(found.network).values(x), Recorder(solved).values(x)
     own = tensors_of(solved)
@@ -195,6 +195,53 @@ def test_what_is_redundant_is_lost_without_a_trace(way: str) -> None:
     with torch.no_grad():
         assert not torch.allclose(cut(unseen), original(unseen), rtol=0.01)
         torch.testing.assert_close(solved(unseen), original(unseen), rtol=1e-5, atol=1e-5)
+
+
+class Rectified(nn.Module):
+    """What a layer gives is seen through an activation, behind a norm and a sum or not."""
+
+    def __init__(self, activation: nn.Module, *, norm: bool, skip: bool) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 12, 3, padding=1)
+        self.layer = nn.Conv2d(12, 12, 3, padding=1)
+        self.norm = nn.BatchNorm2d(12) if norm else nn.Identity()
+        self.activation, self.skip, self.out = activation, skip, nn.Linear(12, 5)
+        if norm:
+            self.norm.running_mean.uniform_(-1, 1)
+            self.norm.running_var.uniform_(0.5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        before = self.stem(x)
+        x = self.norm(self.layer(before.relu()))
+        x = self.activation(x + before if self.skip else x)
+        y: Tensor = self.out(x.mean((2, 3)))
+        return y
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.ReLU6(), nn.Hardtanh(-0.2, 0.3)])
+@pytest.mark.parametrize(("norm", "skip"), [(False, False), (True, False), (True, True)])
+def test_what_an_activation_cuts_off_is_not_asked_for(
+    activation: nn.Module, norm: bool, skip: bool
+) -> None:
+    torch.manual_seed(1)
+    original = Rectified(activation, norm=norm, skip=skip).eval()
+    x = 2 * torch.randn(96, 3, 8, 8)
+    graph, tensors = lift(original, x[:2])
+    network, space = build(graph, tensors), space_of(graph)
+    kept = tuple(tuple(range(0, group.channels, 2)) for group in space.groups)
+    cut = apply(network, space, kept)
+    mask = alive(space, kept).get(("layer.weight", 0))
+    left = slice(None) if mask is None else torch.from_numpy(mask)
+    (mean,) = [node for node in graph.nodes if node.op == "mean"]
+
+    def error(passes: int) -> float:
+        """Mean square behind the activation."""
+        solved = sequential(network, cut, space, kept, batches(x), RIDGE, passes=passes)
+        then, now = (Recorder(net).values(x)[mean.inputs[0]] for net in (network, solved))
+        return float((then[:, left] - now).square().mean())
+
+    errors = [error(passes) for passes in (0, 1, 3)]
+    assert errors[2] < errors[1] < errors[0]
 
 
 @pytest.mark.parametrize("way", ["parallel", "sequential"])
