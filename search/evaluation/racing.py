@@ -1,8 +1,8 @@
 """A candidate that loses is told by few examples.
 
-The hold-out is gone through in a fixed random order. After a quarter and a half of it the score on
-all of it is estimated. The original network, whose results on all are known, is the control
-variate: `estimate = original on all + mean(candidate - original)` over those seen. Where it
+The hold-out is gone through in a fixed random order. After two and four ninths and two thirds of
+it the score on all of it is estimated. The original network, whose results on all are known, is the
+control variate: `estimate = original on all + mean(candidate - original)` over those seen. Where it
 is below the score to beat by more than `Z` standard errors, the candidate is given up. The standard
 error is that of a sample without replacement: `sd(candidate - original) * sqrt((1 - n / N) / n)`.
 
@@ -23,7 +23,7 @@ from search.evaluation.metrics import score_of
 from search.spec import Metric
 
 Z = 1.28  # one side of 10 %
-SHARES = (1 / 4, 1 / 2)
+SHARES = (2 / 9, 4 / 9, 2 / 3)
 LEAST = 64
 """Examples below which nothing is judged."""
 

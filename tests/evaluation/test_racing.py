@@ -32,11 +32,11 @@ def seeing(found: Found) -> tuple[list[int], object]:
 
 
 def test_judged_after_whole_batches_and_never_on_few() -> None:
-    assert stops(1000, 32) == [256, 512]
+    assert stops(1000, 32) == [224, 448, 672]
     assert stops(1000, 500) == [500]
-    assert stops(300, 32) == [64, 160]
-    assert stops(200, 8) == [96]
-    assert stops(80, 32) == []
+    assert stops(300, 32) == [64, 128, 192]
+    assert stops(200, 8) == [88, 136]
+    assert stops(60, 32) == []
     assert all(LEAST <= stop < count for count in range(1, 400) for stop in stops(count, 7))
     assert [calibration(count) for count in (0, 100, 512, 4000)] == [0, 64, 64, 500]
 
@@ -88,7 +88,7 @@ def test_who_is_given_up_stays_below_the_floor(metric: Metric) -> None:
                 assert abs(estimate - score) < 5 * error(part, original, metric)
         asked, see = seeing(found)
         race(see, original, metric, score + 1.0, 32)  # type: ignore[arg-type]
-        assert asked == [256]
+        assert asked == [224]
 
 
 def test_nan_is_not_given_up_as_if_it_were_a_score() -> None:
