@@ -52,6 +52,8 @@ Deviations from the paper (P) and from its reference code (R):
 15. P, R: A failed trial is not learnt from.
 16. R: The cost "still to come" of the first state is in the unit of all others; every group is
    walked, the last of a network included.
+17. P, R: With `evaluation.racing` and a reward other than `guaranteed`, a trial that is clearly
+   below the best reward so far is learnt from by its estimated score; the winner's is exact.
 """
 
 from __future__ import annotations
@@ -71,7 +73,7 @@ from search.strategies.features import States
 from search.strategies.fitting import Choices, fit, uniform_plan, widen, widest
 from search.strategies.ledger import Leader, Ledger
 from search.strategies.random import random_plan
-from search.strategies.rewards import reward
+from search.strategies.rewards import reward, score_for
 
 _LAST_SIGMA = 0.05
 _BATCH = 64
@@ -143,8 +145,14 @@ class Amc:
         for _ in range(count):
             plan = self._episode(self._ledger.next_number, tried)
             tried.add(plan)
-            proposals.append(self._ledger.issue(plan))
+            proposals.append(self._ledger.issue(plan, floor=self._score_to_beat(plan)))
         return proposals
+
+    def _score_to_beat(self, plan: Plan) -> float | None:
+        lead = self._leader.floor
+        if lead is None:
+            return None
+        return score_for(self._config.reward, self._problem, plan, lead)
 
     def tell(self, outcome: Outcome, /) -> None:
         score = self._ledger.settle(outcome)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from search.space import Plan
 from search.spec import RewardSpec
 from search.strategies.base import Outcome, Problem
 
@@ -33,8 +34,25 @@ def reward(spec: RewardSpec, problem: Problem, outcome: Outcome, score: float) -
         accuracy = outcome.metrics.get("top1", outcome.metrics.get("agreement", score))
         error = max(1 - accuracy, _LEAST_ERROR)
         return -error * sum(w * math.log(max(cost[name], 1)) for name, w in spec.weights.items())
+    return score - _price(spec, problem, cost)
+
+
+def score_for(spec: RewardSpec, problem: Problem, plan: Plan, gained: float) -> float | None:
+    """The score with which a plan gains a reward.
+
+    `None` for `guaranteed`, which is of an accuracy that the score need not be.
+    """
+    if spec.kind == "score":
+        return gained
+    if spec.kind == "guaranteed":
+        return None
+    return gained + _price(spec, problem, problem.cost.of(plan))
+
+
+def _price(spec: RewardSpec, problem: Problem, cost: Mapping[str, int]) -> float:
+    """What `weighted` takes off the score of a plan; negative below the original's cost."""
     original = problem.cost.of(problem.full)
-    return score - sum(
+    return sum(
         w * math.log(max(cost[name], 1) / max(original[name], 1))
         for name, w in spec.weights.items()
     )

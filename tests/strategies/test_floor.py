@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from search.spec import NetAdaptSpec, RandomSpec, UniformSpec
+import math
+
+import pytest
+
+from search.spec import AmcSpec, NetAdaptSpec, RandomSpec, RewardSpec, UniformSpec
 from search.strategies.base import Outcome, Proposal, Strategy
 from tests.conformance.problems import start
 from tests.conformance.test_strategies import known
@@ -45,4 +49,38 @@ def test_netadapt_races_within_an_iteration() -> None:
 def test_a_ratio_of_drops_is_no_race_of_scores() -> None:
     strategy = start(NetAdaptSpec(first_step=0.1, selection="ratio"), known().problem)
     tell(strategy, one(strategy), 1.0)
+    assert one(strategy).floor is None
+
+
+def test_the_agent_races_against_the_best_reward() -> None:
+    strategy = start(AmcSpec(trials=6, warmup=3, hidden=8), known().problem)
+    first, second = strategy.ask(2)
+    assert (first.floor, second.floor) == (None, None)
+    tell(strategy, first, -2.0)
+    tell(strategy, second, -3.0)
+    third = one(strategy)
+    assert third.floor == -2.0
+    tell(strategy, third, -2.1)  # an estimate, which does not take the lead
+    assert strategy.best == first.number
+
+
+def test_a_reward_for_low_costs_asks_for_a_score_of_each_plan() -> None:
+    """With exactly the floor as its score a plan gains as much as the leader."""
+    problem = known().problem
+    reward = RewardSpec(kind="weighted", weights={"macs": 0.5})
+    strategy = start(AmcSpec(trials=6, warmup=3, hidden=8, reward=reward), problem)
+    first = one(strategy)
+    tell(strategy, first, -2.0)
+    second = one(strategy)
+    macs = [problem.cost.of(proposal.plan)["macs"] for proposal in (first, second)]
+    assert macs[0] != macs[1]
+    assert second.floor == pytest.approx(-2.0 + 0.5 * math.log(macs[1] / macs[0]))
+    tell(strategy, second, (second.floor or 0.0) + 1e-6)
+    assert strategy.best == second.number
+
+
+def test_a_reward_for_accuracy_is_no_race_of_scores() -> None:
+    reward = RewardSpec(kind="guaranteed")
+    strategy = start(AmcSpec(trials=6, warmup=3, hidden=8, reward=reward), known().problem)
+    tell(strategy, one(strategy), -2.0)
     assert one(strategy).floor is None
