@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
-from torch.nn import functional
 
 from espalier.format.errors import EspalierError
 from espalier.format.package import Manifest
@@ -23,13 +22,14 @@ from search.cost import CostModel
 from search.evaluation.data import Dataset
 from search.evaluation.feed import Feed
 from search.evaluation.fit import check_augment, check_fits, check_metric
-from search.evaluation.metrics import Tally, distance, each, finite, outputs, score_of
+from search.evaluation.metrics import Tally, each, finite, outputs, score_of
 from search.evaluation.racing import calibration, race
 from search.evaluation.recalibrate import Statistics
 from search.evaluation.scoring import Inputs, Scorer, batch_of
-from search.evaluation.seeds import derive, dropout_seed
+from search.evaluation.seeds import derive
 from search.evaluation.shift import shift, statistics
 from search.evaluation.splits import Indices, split
+from search.evaluation.tuning import Tuning
 from search.pruning import apply, apply_further, clone, everything
 from search.pruning.positions import alive
 from search.reconstruction import Parallel, sequential
@@ -43,7 +43,6 @@ SEQUENTIAL_BYTES = 2**31
 
 _CACHED = 4096
 _ORDER = 4  # stream of the specification's seed; 0 is the splits', the others the steps'
-_MOMENTUM, _WEIGHT_DECAY = 0.9, 1e-4  # NetAdapt's reference code, functions.py
 
 
 class OriginalUnusable(EspalierError):
@@ -116,6 +115,7 @@ class Evaluator:
             batch_size=spec.evaluation.batch_size,
             dtype=torch.bfloat16 if spec.evaluation.precision == "bfloat16" else None,
         )
+        self._tuning = Tuning(self.original, self.feed, self.splits.tuning, spec.evaluation)
         self._races = spec.evaluation.racing
         self._references: dict[str, Tensor] = {}
         self._cache: OrderedDict[tuple[Kept, float | None], Evaluated] = OrderedDict()
@@ -303,7 +303,7 @@ class Evaluator:
         network = self._cut(kept, start)
         if tuning_steps:
             network = clone(network)
-            self._tune(network, tuning_steps, seed)
+            self._tuning.tune(network, tuning_steps, seed)
         self.recalibrate(network, kept)
         metrics = self._score(network, floor)
         state = {} if plain else snapshot(network)
@@ -313,41 +313,6 @@ class Evaluator:
             if len(self._cache) > _CACHED:
                 self._cache.popitem(last=False)
         return result
-
-    def _tune(self, network: nn.Module, steps: int, seed: int) -> None:
-        """Plain SGD on batches drawn with `seed`; without labels towards the original's outputs."""
-        spec = self.spec.evaluation
-        optimizer = torch.optim.SGD(
-            network.parameters(), spec.tuning_rate, momentum=_MOMENTUM, weight_decay=_WEIGHT_DECAY
-        )
-        picks = batch_picks(self.splits.tuning, spec.batch_size, steps, seed)
-        network.train()
-        with dropout_seed(derive(seed, 1), self.device):
-            for part in picks:
-                inputs = self.feed.inputs(part)
-                logits = outputs(network, inputs)
-                if self.labelled:
-                    loss = functional.cross_entropy(logits, self.feed.labels(part))
-                else:
-                    with torch.no_grad():
-                        wanted = outputs(self.original, inputs)
-                    loss = distance(logits, wanted)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]  # torch's is not annotated
-                optimizer.step()
-        network.eval()
-
-
-def batch_picks(indices: Indices, batch_size: int, steps: int, seed: int) -> list[Indices]:
-    """`steps` batches without replacement, reshuffled each time the examples are used up."""
-    generator = np.random.default_rng(seed)
-    size = min(batch_size, len(indices))
-    per_round = len(indices) // size
-    picks: list[Indices] = []
-    while len(picks) < steps:
-        order = generator.permutation(indices)
-        picks += [order[i * size : (i + 1) * size] for i in range(per_round)]
-    return picks[:steps]
 
 
 def snapshot(network: nn.Module) -> dict[str, Tensor]:

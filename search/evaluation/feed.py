@@ -29,7 +29,7 @@ class Feed:
     ) -> None:
         self._examples = examples
         self._fit = fit
-        self._device = device
+        self.device = device
         self._scale = preprocessing.scale
         self._mean = self._per_channel(preprocessing.mean, "mean")
         self._std = self._per_channel(preprocessing.std, "std")
@@ -42,7 +42,7 @@ class Feed:
             raise DatasetMismatch(
                 f"the preprocessing has {len(values)} values of {name} for {shape[0]} channels"
             )
-        tensor = torch.tensor(values, dtype=torch.float32, device=self._device)
+        tensor = torch.tensor(values, dtype=torch.float32, device=self.device)
         return tensor.view(1, -1, *(1,) * (len(shape) - 1))
 
     def __len__(self) -> int:
@@ -57,7 +57,7 @@ class Feed:
         raw = self._examples.inputs[indices]
         if raw.dtype.kind == "u" and raw.dtype.itemsize > 1:
             raw = raw.astype(np.int64)  # torch computes little in wide unsigned types
-        values = torch.from_numpy(raw).to(self._device)
+        values = torch.from_numpy(raw).to(self.device)
         if self._fit.layout == "channels_last":
             values = values.movedim(-1, 1)
         elif self._fit.layout == "no_channel":
@@ -79,7 +79,7 @@ class Feed:
         """
         if self._examples.labels is None:
             raise LabelsNeeded("the dataset has no labels")
-        return torch.from_numpy(self._examples.labels[indices]).to(self._device)
+        return torch.from_numpy(self._examples.labels[indices]).to(self.device)
 
     def batches(self, indices: Indices, batch_size: int) -> Iterator[tuple[Indices, Tensor]]:
         """Indices and inputs, in the order given; the last batch may be smaller."""

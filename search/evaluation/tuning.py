@@ -1,0 +1,67 @@
+"""The few gradient steps that a trial may have before it is scored."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from search.evaluation.feed import Feed
+from search.evaluation.metrics import distance, outputs
+from search.evaluation.seeds import derive, dropout_seed
+from search.evaluation.splits import Indices
+from search.spec import EvaluationSpec
+
+_MOMENTUM, _WEIGHT_DECAY = 0.9, 1e-4  # NetAdapt's reference code, functions.py
+
+
+class Tuning:
+    """Plain SGD on labels, or without labels towards the original's outputs.
+
+    Args:
+        original: at full width, in eval mode.
+        feed: the training examples.
+        indices: those of them to tune on.
+    """
+
+    def __init__(
+        self, original: nn.Module, feed: Feed, indices: Indices, spec: EvaluationSpec
+    ) -> None:
+        self._original, self._feed, self._indices, self._spec = original, feed, indices, spec
+
+    def tune(self, network: nn.Module, steps: int, seed: int) -> None:
+        """So many steps, in place, on batches drawn with `seed`; ends in eval mode."""
+        spec = self._spec
+        optimizer = torch.optim.SGD(
+            network.parameters(), spec.tuning_rate, momentum=_MOMENTUM, weight_decay=_WEIGHT_DECAY
+        )
+        network.train()
+        with dropout_seed(derive(seed, 1), self._feed.device):
+            for part in batch_picks(self._indices, spec.batch_size, steps, seed):
+                loss = self._loss(network, part)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]  # torch's is not annotated
+                optimizer.step()
+        network.eval()
+
+    def _loss(self, network: nn.Module, part: Indices) -> Tensor:
+        inputs = self._feed.inputs(part)
+        logits = outputs(network, inputs)
+        if self._feed.labelled:
+            return functional.cross_entropy(logits, self._feed.labels(part))
+        with torch.no_grad():
+            wanted = outputs(self._original, inputs)
+        return distance(logits, wanted)
+
+
+def batch_picks(indices: Indices, batch_size: int, steps: int, seed: int) -> list[Indices]:
+    """`steps` batches without replacement, reshuffled each time the examples are used up."""
+    generator = np.random.default_rng(seed)
+    size = min(batch_size, len(indices))
+    per_round = len(indices) // size
+    picks: list[Indices] = []
+    while len(picks) < steps:
+        order = generator.permutation(indices)
+        picks += [order[i * size : (i + 1) * size] for i in range(per_round)]
+    return picks[:steps]
