@@ -160,6 +160,44 @@ def reconstruct() -> str:
     return "\n\n".join([_table(head, rows), times, _commands(records)])
 
 
+_WAYS = {
+    "plain": "plain",
+    "folded": "folded, on the hold-out",
+    "layerwise": "and statistics layer by layer",
+    "fewer": "and fewer calibration images",
+    "few": "and 256 images of the hold-out for all",
+    "racing": "with `evaluation.racing`",
+}
+
+
+def evaluator() -> str:
+    """Candidates a minute, one ingredient more at a time, and how plans then rank."""
+    (record,) = _load("evaluator.json")
+    parts = [record[name] for name in ("ingredients", "race") if record.get(name)]
+    rows = []
+    for part in parts:
+        for name, words in _WAYS.items():
+            if name not in part:
+                continue
+            figures = part[name]
+            cells = [words, str(figures["plans"]), f"{figures['seconds']:.2f}"]
+            cells.append(f"{figures['ratio']:.2f}")
+            if name == "plain":
+                rows.append([*cells, *[""] * 5])
+                continue
+            loss = figures["cross_entropy"]
+            cells += [
+                f"{loss['spearman']:.3f} ({loss['interval'][0]:.2f} to {loss['interval'][1]:.2f})"
+            ]
+            cells += [f"{figures['top1']['spearman']:.3f}"]
+            cells += ["yes" if figures["best_is_best"] else "no"]
+            late = [f"{figures['late_ratio']:.2f}", f"{figures['examples']:.0f}"]
+            rows.append([*cells, *(late if name == "racing" else ["", ""])])
+    head = ["way", "plans", "seconds a plan", "times as many", "Spearman, loss", "Spearman, top-1"]
+    head += ["same winner", "times as many, second half", "images of the hold-out"]
+    return _table(head, rows) + "\n\n" + _commands(parts)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "compress": compress,
     "methods": methods,
@@ -167,6 +205,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "reconstruct": reconstruct,
     "faults": faults,
     "core": core,
+    "evaluator": evaluator,
 }
 
 
