@@ -62,7 +62,7 @@ def _facts(job: Job, spec: JobSpec) -> Row:
         "job": job.name or job.id,
         "strategy": spec.strategy.model_dump(mode="json"),
         "budget": spec.budget.limits(),
-        "criterion": spec.criterion,
+        "criterion": spec.ranking,
         "best trial": job.best,
     }
 

@@ -44,7 +44,8 @@ def release(session: Session, digest: str | None) -> None:
 def release_job(session: Session, job: Job) -> None:
     """Let go of what only a job that goes on needs.
 
-    The weights of its family stay: of the best trial, and of those that others started from.
+    The weights of its family stay: of the best trial, of those that others started from, and of
+    those that were solved in full.
     """
     release_weights(session, job, set(), also=job.checkpoint)
     job.checkpoint = None
@@ -60,13 +61,13 @@ def release_weights(
         needed: numbers of the trials that others may still start from.
         also: another digest to release.
     """
-    query = select(Trial.number, Trial.weights).where(
+    query = select(Trial.number, Trial.weights, Trial.solve).where(
         Trial.job_id == job.id, Trial.weights.is_not(None)
     )
     held = session.execute(query).all()
     parents = select(Trial.parent).where(Trial.job_id == job.id).distinct()
     kept = {job.best, *needed, *(session.scalars(parents) if held else ())}
-    dropped = [row for row in held if row.number not in kept]
+    dropped = [row for row in held if row.number not in kept and row.solve != "full"]
     # The same order in every transaction: none waits for another.
     for digest in sorted(filter(None, [also, *(row.weights for row in dropped)])):
         release(session, digest)

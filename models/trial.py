@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ForeignKey, Index, text
+from sqlalchemy import ForeignKey, Index, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Base, Digest, Facts, Id, Json, Seconds, clock_s
@@ -16,6 +16,9 @@ class Trial(Base):
         plan: channels kept per group.
         parent: number of the trial whose weights it starts from.
         floor: the score to beat, below which it may be given up early.
+        solve: how its layers are solved for; one that is solved in full keeps its weights.
+        levels_of: the group whose widths it measures.
+        losses: what it found of them.
         score: higher is better; `None` if unfinished, or failed for good.
         kept: indices of the kept channels per group.
         weights: digest of its tuned weights: of every trial that may be needed while the search
@@ -40,10 +43,13 @@ class Trial(Base):
     tuning_steps: Mapped[int]
     tags: Mapped[Facts] = mapped_column(Json)
     floor: Mapped[float | None]
+    solve: Mapped[str | None] = mapped_column(String(16))
+    levels_of: Mapped[int | None]
     score: Mapped[float | None]
     metrics: Mapped[Facts | None] = mapped_column(Json)
     cost: Mapped[Facts | None] = mapped_column(Json)
     kept: Mapped[list[list[int]] | None] = mapped_column(Json, deferred=True)
+    losses: Mapped[list[float] | None] = mapped_column(Json, deferred=True)
     weights: Mapped[str | None] = mapped_column(Digest, ForeignKey("blobs.digest"), index=True)
     told: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[float] = mapped_column(Seconds, insert_default=clock_s())

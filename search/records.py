@@ -72,6 +72,7 @@ class Prepared(Record):
         groups: what can be pruned, in the order of a plan.
         excluded: what cannot, and why.
         graph: the network's graph as `graph.json` holds it, so that `advance` needs no file.
+        levels: what each group loses at each width, where an earlier job has measured it.
     """
 
     baseline: dict[str, float]
@@ -82,6 +83,7 @@ class Prepared(Record):
     groups: tuple[Group, ...]
     excluded: tuple[Exclusion, ...]
     graph: str
+    levels: tuple[tuple[float, ...], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

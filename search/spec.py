@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -197,13 +197,31 @@ class AmcSpec(Frozen):
         return self.trials // 4 if self.warmup is None else self.warmup
 
 
+class AllocateSpec(Frozen):
+    """Our own: what each group loses at each width, allocated exactly, then solved in sequence."""
+
+    name: Literal["allocate"] = "allocate"
+    trials: int = Field(
+        24, ge=1, le=1000, description="plans that are tried, each exact for other weights"
+    )
+    finalists: int = Field(
+        2, ge=1, le=20, description="plans that are solved anew on all calibration examples"
+    )
+    points: int = Field(
+        0,
+        ge=0,
+        le=50,
+        description="further networks between the budget and the original, evenly spaced in cost",
+    )
+
+
 StrategySpec = Annotated[
-    UniformSpec | RandomSpec | NetAdaptSpec | SensitivitySpec | OptunaSpec | AmcSpec,
+    UniformSpec | RandomSpec | NetAdaptSpec | SensitivitySpec | OptunaSpec | AmcSpec | AllocateSpec,
     Field(discriminator="name"),
 ]
 LEARNING = frozenset({"amc", "optuna"})
 """Strategies whose proposals follow from what has returned: few should be out at once."""
-Criterion = Literal["l1", "l2", "bn_scale", "random"]
+Criterion = Literal["l1", "l2", "bn_scale", "obs", "random"]
 Metric = Literal["top1", "top5", "cross_entropy", "agreement"]
 
 
@@ -286,9 +304,37 @@ class JobSpec(Frozen):
     dataset: str = Field(description="id of an uploaded dataset")
     budget: BudgetSpec
     strategy: StrategySpec = NetAdaptSpec()
-    criterion: Criterion = "l1"
+    criterion: Criterion | None = Field(
+        None,
+        description="what ranks the channels of a group; obs, the optimal brain surgeon, goes by "
+        "what least squares cannot make good. If left out, obs with allocate, else l1",
+    )
     rounding: RoundingSpec = RoundingSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     finetune: FineTuneSpec = FineTuneSpec()
     seed: int = Field(0, ge=0, lt=2**63)
     name: str | None = Field(None, max_length=200)
+
+    @model_validator(mode="after")
+    def _solvable(self) -> JobSpec:
+        solves = self.evaluation.calibration and self.evaluation.reconstruction != "none"
+        if self.strategy.name == "allocate" and not solves:
+            raise ValueError(
+                "the strategy allocate solves for weights: it needs evaluation.calibration, and "
+                "evaluation.reconstruction parallel or sequential"
+            )
+        if self.criterion == "obs" and not self.evaluation.calibration:
+            raise ValueError("the criterion obs goes by the data: it needs evaluation.calibration")
+        return self
+
+    @property
+    def levels(self) -> dict[str, Any]:
+        """What the losses of single groups (`search.levels`) follow from, besides the files."""
+        evaluation = self.evaluation.model_dump(mode="json", exclude={"metric", "racing"})
+        rounding = self.rounding.model_dump(mode="json")
+        return {"seed": self.seed, "ranking": self.ranking, **evaluation, **rounding}
+
+    @property
+    def ranking(self) -> Criterion:
+        """The criterion, the default filled in."""
+        return self.criterion or ("obs" if self.strategy.name == "allocate" else "l1")

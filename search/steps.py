@@ -19,10 +19,10 @@ from search.cost import Budget, check_reachable, smallest_cost
 from search.evaluation import checkpoint as checkpoints
 from search.evaluation.evaluator import Start
 from search.evaluation.finetune import FineTuner
+from search.evaluation.leveling import level
 from search.evaluation.metrics import finite
 from search.evaluation.seeds import derive, generator
 from search.files import Files
-from search.pruning import select
 from search.records import (
     Advanced,
     Artifact,
@@ -36,7 +36,7 @@ from search.records import (
 )
 from search.space import Plan
 from search.strategies import create
-from search.strategies.base import Outcome, Proposal
+from search.strategies.base import Outcome, Proposal, Solve
 from search.strategies.fitting import uniform_plan
 
 Progress = Callable[[str, float, dict[str, Any]], None]
@@ -50,8 +50,13 @@ def silent(stage: str, fraction: float, facts: dict[str, Any]) -> None:
     """Progress that nobody follows."""
 
 
-def prepare(inputs: Inputs, files: Files) -> Prepared:
+def prepare(
+    inputs: Inputs, files: Files, levels: tuple[tuple[float, ...], ...] | None = None
+) -> Prepared:
     """Find what can be pruned, see that the budget can be met, and measure the original.
+
+    Args:
+        levels: see `Prepared`.
 
     Raises:
         FormatError: the network's package is malformed.
@@ -73,6 +78,7 @@ def prepare(inputs: Inputs, files: Files) -> Prepared:
         groups=tuple(Group(group.name, group.channels) for group in problem.space.groups),
         excluded=problem.space.excluded,
         graph=graph_to_json(problem.space.graph),
+        levels=levels,
     )
 
 
@@ -99,6 +105,7 @@ def advance(
         problem.choices(spec),
         spec.seed,
         baseline=prepared.score,
+        levels=prepared.levels,
     )
     if state is not None:
         strategy.load_state_dict(state)
@@ -138,35 +145,35 @@ def evaluate(
         raise ValueError(f"trial {proposal.number} starts from trial {proposal.parent}")
     context = context_of(inputs, files)
     evaluator, spec = context.evaluator, inputs.spec
-    start = _start(parent, files)
-    kept = select(
-        evaluator.original if start is None else evaluator.network(start[0], start),
-        context.problem.space,
-        proposal.plan,
-        spec.criterion,
-        generator(spec.seed, _CRITERION, proposal.number),
-        within=None if parent is None else parent.kept,
-    )
-    found = evaluator.evaluate(
-        kept,
-        start=start,
-        tuning_steps=proposal.tuning_steps,
-        seed=derive(spec.seed, _TRIAL, proposal.number),
-        floor=proposal.floor,
-    )
+    random = generator(spec.seed, _CRITERION, proposal.number)
+    start, losses = _start(parent, files), None
+    if proposal.levels_of is not None:
+        options = context.problem.choices(spec)[proposal.levels_of]
+        found, losses = level(evaluator, proposal.levels_of, options, random)
+    else:
+        within = None if parent is None else parent.kept
+        found = evaluator.evaluate(
+            evaluator.choose(proposal.plan, random, start, within),
+            start=start,
+            tuning_steps=proposal.tuning_steps,
+            seed=derive(spec.seed, _TRIAL, proposal.number),
+            floor=proposal.floor,
+            solve=proposal.solve,
+        )
     outcome = Outcome(
         proposal.number,
         proposal.plan,
         found.score,
         dict(found.metrics),
         context.problem.cost.of(proposal.plan),
+        losses,
     )
     weights = None
     if found.state:
         with tempfile.TemporaryDirectory() as folder:
             path = checkpoints.save(Path(folder) / "weights.safetensors", found.state, {})
             weights = files.put(path)
-    return TrialResult(outcome, kept, weights)
+    return TrialResult(outcome, found.kept, weights)
 
 
 def _start(result: TrialResult | None, files: Files) -> Start | None:
@@ -283,7 +290,7 @@ def finalize(
 
 
 def _uniform(context: Context) -> tuple[Plan, dict[str, int], Mapping[str, float]]:
-    """The plain plan under the same budget, with the same criterion and recalibration.
+    """The plain plan under the same budget, its channels chosen and its weights solved alike.
 
     Returns:
         Plan, cost, and metrics on the hold-out.
@@ -291,5 +298,6 @@ def _uniform(context: Context) -> tuple[Plan, dict[str, int], Mapping[str, float
     spec, problem, evaluator = context.inputs.spec, context.problem, context.evaluator
     plan = uniform_plan(problem.cost, problem.budget(spec), problem.choices(spec))
     random = generator(spec.seed, _CRITERION)
-    kept = select(evaluator.original, problem.space, plan, spec.criterion, random)
-    return plan, problem.cost.of(plan), evaluator.evaluate(kept).metrics
+    solve: Solve | None = "full" if spec.strategy.name == "allocate" else None
+    found = evaluator.evaluate(evaluator.choose(plan, random), solve=solve)
+    return plan, problem.cost.of(plan), found.metrics

@@ -18,6 +18,7 @@ from worker.child import Context, Step
 Values = Mapping[str, Any]
 
 _PROPOSAL = TypeAdapter(Proposal)
+_LEVELS = TypeAdapter(tuple[tuple[float, ...], ...] | None)
 _OUTCOMES = TypeAdapter(tuple[Outcome, ...])
 
 
@@ -40,7 +41,8 @@ def _prepared(values: Values) -> Prepared:
 
 
 def _prepare(given: Values, context: Context) -> Values:
-    return engine.prepare(Inputs.from_json(given["inputs"]), context.files).to_json()
+    levels = _LEVELS.validate_python(given["levels"])
+    return engine.prepare(Inputs.from_json(given["inputs"]), context.files, levels).to_json()
 
 
 def _advance(given: Values, _context: Context) -> Values:

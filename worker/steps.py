@@ -30,6 +30,7 @@ from models.states import move
 from models.trial import Trial
 from models.work import Kind, Work, WorkState
 from search.spec import LEARNING
+from worker.levels import known_levels
 
 Values = dict[str, Any]
 
@@ -51,7 +52,9 @@ def arguments(session: Session, claim: Claim, settings: Settings) -> Values:
     """What the child needs for this unit besides, as JSON values."""
     job = get_job(session, claim.job_id)
     given: Values = {}
-    if claim.kind is Kind.ADVANCE:
+    if claim.kind is Kind.PREPARE:
+        given["levels"] = known_levels(session, job)
+    elif claim.kind is Kind.ADVANCE:
         untold = select(Trial).where(Trial.job_id == job.id, ~Trial.told).order_by(Trial.number)
         found = session.scalars(untold).all()
         outcomes = [_outcome(row) for row in found if row.finished_at is not None]
@@ -62,7 +65,7 @@ def arguments(session: Session, claim: Claim, settings: Settings) -> Values:
         row = _trial(session, job, claim.trial)
         given["proposal"] = _proposal(row)
         given["parent"] = None if row.parent is None else _result(_trial(session, job, row.parent))
-    elif claim.kind is not Kind.PREPARE:
+    else:
         given["winner"] = _result(_trial(session, job, job.best))
         given["checkpoint"] = job.checkpoint
         if claim.kind is Kind.TUNE:
@@ -156,7 +159,7 @@ def _prepare(
         session,
         job,
         "prepared",
-        finite({key: value for key, value in result.items() if key != "graph"}),
+        finite({key: value for key, value in result.items() if key not in ("graph", "levels")}),
     )
     report(session, job, "search", 0.0, {})
     enqueue(session, job.id, Kind.ADVANCE)
@@ -225,7 +228,13 @@ def _evaluate(
     session.execute(
         update(Trial)
         .where(Trial.job_id == job.id, Trial.number == claim.trial)
-        .values(**found, kept=result["kept"], weights=result["weights"], finished_at=clock_s())
+        .values(
+            **found,
+            losses=outcome["losses"],
+            kept=result["kept"],
+            weights=result["weights"],
+            finished_at=clock_s(),
+        )
         .execution_options(synchronize_session=False)
     )
     append(
@@ -291,6 +300,8 @@ def _proposal(row: Trial) -> Values:
         "tuning_steps": row.tuning_steps,
         "tags": row.tags,
         "floor": row.floor,
+        "solve": row.solve,
+        "levels_of": row.levels_of,
     }
 
 
@@ -301,6 +312,7 @@ def _outcome(row: Trial) -> Values:
         "score": row.score,
         "metrics": row.metrics or {},
         "cost": row.cost or {},
+        "losses": None if row.levels_of is None else row.losses,
     }
 
 

@@ -6,7 +6,7 @@ Deterministic in its arguments and its seed, whatever was evaluated before.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -30,11 +30,12 @@ from search.evaluation.seeds import derive
 from search.evaluation.shift import shift, statistics
 from search.evaluation.splits import Indices, split
 from search.evaluation.tuning import Tuning
-from search.pruning import apply, apply_further, clone, everything
+from search.pruning import apply, apply_further, clone, everything, select
 from search.pruning.positions import alive
-from search.reconstruction import Parallel, sequential
-from search.space import Kept, SearchSpace
+from search.reconstruction import PASSES, Parallel, Removal, sequential
+from search.space import Kept, Plan, SearchSpace
 from search.spec import JobSpec
+from search.strategies.base import Solve
 
 Start = tuple[Kept, Mapping[str, Tensor]]
 SplitName = Literal["calibration", "tuning", "holdout", "test"]
@@ -42,6 +43,7 @@ SEQUENTIAL_BYTES = 2**31
 """Live activations of two networks on the examples that sequential reconstruction may take."""
 
 _CACHED = 4096
+_DRAFT = 128  # calibration examples at least, a quarter of them otherwise
 _ORDER = 4  # stream of the specification's seed; 0 is the splits', the others the steps'
 
 
@@ -198,6 +200,67 @@ class Evaluator:
             self.recalibrate(network, kept)
         return network
 
+    def choose(
+        self,
+        plan: Plan,
+        random: torch.Generator,
+        start: Start | None = None,
+        within: Kept | None = None,
+    ) -> Kept:
+        """The channels that stay, by the specification's criterion.
+
+        Args:
+            random: for criteria that involve chance.
+            start: a parent whose weights rank them; the original's by default.
+            within: channels to choose from.
+        """
+        criterion = self.spec.ranking
+        return select(
+            self.original if start is None else self.network(start[0], start),
+            self.space,
+            plan,
+            "l1" if criterion == "obs" else criterion,
+            random,
+            within,
+            self._order if criterion == "obs" else None,
+        )
+
+    def _order(self, group: int) -> Sequence[int] | None:
+        found = self.removal(group)
+        return None if found is None else found.order
+
+    def removal(self, group: int) -> Removal | None:
+        """In which order a group's channels go by the criterion `obs`, if it can rank them."""
+        return self._parallel.removal(group)
+
+    def glance(self, kept: Kept, count: int) -> dict[str, float]:
+        """Metrics on the first of the hold-out, solved for in parallel, not recalibrated.
+
+        Args:
+            count: of examples, rounded up to whole batches.
+        """
+        size = self._calibration.batch
+        count = min(-(-count // size) * size, len(self._holdout))
+        logits = self._scorer.outputs(self._cut(kept, None))(0, count)
+        labels = self._holdout_feed.labels(self._holdout[:count]) if self.labelled else None
+        tally = Tally()
+        tally.add(logits, self.reference("holdout")[:count], labels)
+        return finite(tally.metrics()) | {"examples": float(count)}
+
+    def _solved(self, kept: Kept, solve: Solve) -> Evaluated:
+        """Solved layer after layer."""
+        batches, passes = self._held_together, PASSES
+        if solve == "draft":
+            share = max(1, -(-_DRAFT // self._calibration.batch), len(batches) // 4)
+            batches, passes = batches[:share], 0
+        cut = apply(self.original, self.space, kept).eval()
+        network = sequential(self.original, cut, self.space, kept, batches, passes=passes)
+        if self.spec.evaluation.recalibration not in ("auto", "none"):
+            self.recalibrate(network, kept)
+        metrics = self.measure(network, "holdout")
+        state = snapshot(network) if solve == "full" else {}
+        return Evaluated(finite(metrics), self.score(metrics), kept, state)
+
     def _cut(self, kept: Kept, start: Start | None) -> GraphModule:
         """Cut and reconstructed, in eval mode; without a start it shares the original's tensors."""
         if start is None:
@@ -287,6 +350,7 @@ class Evaluator:
         tuning_steps: int = 0,
         seed: int = 0,
         floor: float | None = None,
+        solve: Solve | None = None,
     ) -> Evaluated:
         """Score what is left of the original when only `kept` stays.
 
@@ -294,7 +358,10 @@ class Evaluator:
             start: a parent's kept channels, of which `kept` is a subset, and its tuned weights.
             tuning_steps: gradient steps before the score, on examples drawn with `seed`.
             floor: the score to beat, see `search.evaluation.racing`; of no effect without racing.
+            solve: see `Proposal.solve`; without a start and without tuning.
         """
+        if solve is not None:
+            return self._solved(kept, solve)
         plain = start is None and tuning_steps == 0
         key = kept, floor if self._races else None
         if plain and key in self._cache:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import nn
 
@@ -19,6 +21,7 @@ def select(
     criterion: str,
     generator: torch.Generator,
     within: Kept | None = None,
+    order: Callable[[int], Sequence[int] | None] | None = None,
 ) -> Kept:
     """The channels of the highest scores in each group; of equal scores, the first.
 
@@ -30,6 +33,8 @@ def select(
         criterion: a name from `criteria.CRITERIA`.
         generator: for criteria that involve chance; groups draw in their order.
         within: choose among these; everything by default.
+        order: gives a group's channels in the order in which they go, by the group's index, or
+            `None` to leave it to the criterion.
 
     Returns:
         Kept channels, numbered as in the full network.
@@ -44,7 +49,7 @@ def select(
     cut = _is_cut(network, space)
     groups = narrowed_groups(space, available) if cut else space.groups
     kept: list[tuple[int, ...]] = []
-    for group, channels, width in zip(groups, available, plan, strict=True):
+    for index, (group, channels, width) in enumerate(zip(groups, available, plan, strict=True)):
         if not 1 <= width <= len(channels):
             raise ValueError(
                 f"group {group.name} cannot keep {width} channels: {len(channels)} are available"
@@ -52,11 +57,17 @@ def select(
         if width == len(channels):
             kept.append(channels)
             continue
+        known = None if order is None else order(index)
+        if known is not None:
+            here = frozenset(channels)
+            left = [channel for channel in known if channel in here]
+            kept.append(tuple(sorted(left[len(left) - width :])))
+            continue
         found = scores(network, group, criterion, generator)
         if not cut:
             found = found[torch.tensor(channels, device=found.device)]
         best = torch.sort(found, descending=True, stable=True).indices[:width]
-        kept.append(tuple(sorted(channels[index] for index in best.tolist())))
+        kept.append(tuple(sorted(channels[place] for place in best.tolist())))
     return tuple(kept)
 
 

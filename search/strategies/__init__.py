@@ -7,6 +7,7 @@ from typing import Any
 
 from search.cost import Budget, CostModel, check_reachable
 from search.spec import (
+    AllocateSpec,
     AmcSpec,
     NetAdaptSpec,
     OptunaSpec,
@@ -15,6 +16,7 @@ from search.spec import (
     StrategySpec,
     UniformSpec,
 )
+from search.strategies.allocate import Allocate
 from search.strategies.amc import Amc
 from search.strategies.base import Problem, Strategy
 from search.strategies.netadapt import NetAdapt
@@ -30,6 +32,7 @@ REGISTRY: dict[type[StrategySpec], Callable[[Any, Problem], Strategy]] = {
     SensitivitySpec: Sensitivity,
     OptunaSpec: OptunaSearch,
     AmcSpec: Amc,
+    AllocateSpec: Allocate,
 }
 """What builds each strategy, by the type of its specification."""
 
@@ -42,18 +45,21 @@ def create(
     seed: int,
     *,
     baseline: float,
+    levels: tuple[tuple[float, ...], ...] | None = None,
 ) -> Strategy:
     """The strategy that a specification asks for, at its start.
 
     Args:
         choices: allowed widths per group, ascending (`search.cost.choices_of`).
         baseline: score of the original network, higher is better.
+        levels: see `Problem`.
 
     Raises:
         UnreachableBudget: even the narrowest plan exceeds the budget.
     """
     check_reachable(cost, budget, choices)
-    return REGISTRY[type(spec)](spec, Problem(cost, budget, choices, seed, baseline, cost.space))
+    problem = Problem(cost, budget, choices, seed, baseline, cost.space, levels)
+    return REGISTRY[type(spec)](spec, problem)
 
 
 __all__ = ["REGISTRY", "create"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from search.cost import Budget
 from search.space import Plan, SearchSpace
 
 IntArray = NDArray[np.int64]
+Solve = Literal["draft", "full"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,11 @@ class Proposal:
         tags: facts for the reader of the history (NetAdapt's iteration and group, say).
         floor: the score to beat: with `evaluation.racing`, a trial that is clearly below it is
             given up after some of the hold-out. `None` asks for all of it.
+        solve: its layers are solved one after the other on the cut network's own inputs, with a
+            part of the calibration examples (`"draft"`), or with all of them, and the weights are
+            kept with the trial (`"full"`). `None` leaves it to `evaluation.reconstruction`.
+        levels_of: a group that the plan narrows alone, whose loss at every width is wanted; the
+            trial's own score is then of a part of the hold-out.
     """
 
     number: int
@@ -40,6 +46,8 @@ class Proposal:
     tuning_steps: int = 0
     tags: Mapping[str, int | float | str] = field(default_factory=dict)
     floor: float | None = None
+    solve: Solve | None = None
+    levels_of: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +60,7 @@ class Outcome:
         score: higher is better (a loss is negated); `None` if the trial failed for good.
         metrics: everything measured on the hold-out, by name.
         cost: of the plan, by name.
+        losses: of a trial with `levels_of`: what keeping 1, 2, ... channels of the group loses.
     """
 
     number: int
@@ -59,6 +68,7 @@ class Outcome:
     score: float | None
     metrics: Mapping[str, float] = field(default_factory=dict)
     cost: Mapping[str, int] = field(default_factory=dict)
+    losses: tuple[float, ...] | None = None
 
 
 class CostFunction(Protocol):
@@ -86,6 +96,7 @@ class Problem:
         seed: of every random choice.
         baseline: score of the original network, on the scale of `Outcome.score`.
         space: the network that the groups belong to, if there is one.
+        levels: the losses of every group, `Outcome.losses`, where another search has measured them.
     """
 
     cost: CostFunction
@@ -94,6 +105,7 @@ class Problem:
     seed: int
     baseline: float
     space: SearchSpace | None = None
+    levels: tuple[tuple[float, ...], ...] | None = None
 
     @property
     def full(self) -> Plan:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from search.space import Plan
-from search.strategies.base import Outcome, Proposal
+from search.strategies.base import Outcome, Proposal, Solve
 
 
 class Ledger:
@@ -26,13 +26,17 @@ class Ledger:
         tuning_steps: int = 0,
         tags: Mapping[str, int | float | str] | None = None,
         floor: float | None = None,
+        solve: Solve | None = None,
+        levels_of: int | None = None,
     ) -> Proposal:
         """A new proposal, outstanding from now on; see `Proposal` for the arguments.
 
         A floor is for trials of which only those that beat it matter: a score below it may be an
         estimate.
         """
-        proposal = Proposal(self.next_number, plan, parent, tuning_steps, tags or {}, floor)
+        proposal = Proposal(
+            self.next_number, plan, parent, tuning_steps, tags or {}, floor, solve, levels_of
+        )
         self.outstanding[proposal.number] = plan
         self.next_number += 1
         return proposal

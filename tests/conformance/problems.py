@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from hypothesis import strategies as draw
 
+from espalier.format.ir import Graph
 from search.cost import Budget
-from search.space import Plan, widths
+from search.cost.polynomial import Polynomial, product, total
+from search.space import Affine, Plan, SearchSpace, widths
 from search.spec import StrategySpec
 from search.strategies import REGISTRY
 from search.strategies.base import IntArray, Outcome, Problem, Proposal, Strategy
@@ -47,6 +49,23 @@ class Chain:
     def of(self, plan: Plan) -> Mapping[str, int]:
         return {name: int(values[0]) for name, values in self.many(np.array([plan])).items()}
 
+    def polynomials(self, name: str) -> tuple[Polynomial, ...]:
+        """As `CostModel.polynomials`."""
+        ends = {0: self.ends[0], len(self.full) + 1: self.ends[1]}
+        sizes = [
+            Affine(ends[i]) if i in ends else Affine(0, ((i - 1, 1),))
+            for i in range(len(self.full) + 2)
+        ]
+        layers = list(zip(itertools.pairwise(sizes), self.positions, strict=True))
+        if name == "peak_activation_bytes":
+            return tuple(total([product(4 * p, [a]), product(4 * p, [b])]) for (a, b), p in layers)
+        return (total(product(p if name == "macs" else 1, pair) for pair, p in layers),)
+
+    @property
+    def space(self) -> SearchSpace:
+        """Of no network, so without sizes."""
+        return SearchSpace(Graph((), {}, {}, {}, ()), (), (), {}, {})
+
 
 @dataclass(frozen=True)
 class Linear:
@@ -60,6 +79,15 @@ class Linear:
 
     def of(self, plan: Plan) -> Mapping[str, int]:
         return {"macs": int(np.dot(plan, self.weights))}
+
+    def polynomials(self, _name: str) -> tuple[Polynomial, ...]:
+        """As `CostModel.polynomials`."""
+        return ({(group,): weight for group, weight in enumerate(self.weights) if weight},)
+
+    @property
+    def space(self) -> SearchSpace:
+        """Of no network, so without sizes."""
+        return SearchSpace(Graph((), {}, {}, {}, ()), (), (), {}, {})
 
 
 @dataclass(frozen=True)
@@ -94,6 +122,16 @@ def toys(pick: draw.DrawFn) -> Toy:
     score = logarithmic(values)
     problem = Problem(cost, Budget(limits), choices, pick(draw.integers(0, 2**40)), score(full))
     return Toy(problem, score)
+
+
+def losses_of(toy: Toy, proposal: Proposal, score: float | None) -> tuple[float, ...] | None:
+    """What a trial says of its group's widths, if it is asked for and did not fail."""
+    group, full = proposal.levels_of, toy.problem.full
+    if group is None or score is None:
+        return None
+    plans = [(*full[:group], width, *full[group + 1 :]) for width in range(1, full[group] + 1)]
+    drops = [toy.problem.baseline - (toy.score(plan) or 0.0) for plan in plans]
+    return tuple(np.maximum.accumulate(np.maximum(drops, 0.0)[::-1])[::-1].tolist())
 
 
 @dataclass
@@ -151,7 +189,10 @@ def play(
         history.proposals += asked
         proposal = running.pop(int(arrival.integers(len(running))) if arrival else 0)
         score = toy.score(proposal.plan)
-        outcome = Outcome(proposal.number, proposal.plan, score, {}, problem.cost.of(proposal.plan))
+        cost = problem.cost.of(proposal.plan)
+        outcome = Outcome(
+            proposal.number, proposal.plan, score, {}, cost, losses_of(toy, proposal, score)
+        )
         history.outcomes[proposal.number] = outcome
         strategy.tell(outcome)
         if next(restart):

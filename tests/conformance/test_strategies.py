@@ -14,6 +14,7 @@ from search.cost import Budget
 from search.space import widths
 from search.spec import (
     LEARNING,
+    AllocateSpec,
     AmcSpec,
     NetAdaptSpec,
     OptunaSpec,
@@ -40,6 +41,8 @@ SPECS: dict[str, StrategySpec] = {
     "optuna-cmaes": OptunaSpec(sampler="cmaes", trials=10),
     "optuna-nsga2": OptunaSpec(sampler="nsga2", trials=6),
     "optuna-random": OptunaSpec(sampler="random", trials=2),
+    "allocate": AllocateSpec(trials=5, finalists=2, points=2),
+    "allocate-once": AllocateSpec(trials=1, finalists=1),
     "amc": AmcSpec(trials=5, warmup=2, hidden=8),
     "amc-guaranteed": AmcSpec(trials=3, warmup=1, hidden=8, reward=RewardSpec(kind="guaranteed")),
 }

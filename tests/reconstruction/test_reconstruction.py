@@ -206,9 +206,9 @@ class Rectified(nn.Module):
         self.layer = nn.Conv2d(12, 12, 3, padding=1)
         self.norm = nn.BatchNorm2d(12) if norm else nn.Identity()
         self.activation, self.skip, self.out = activation, skip, nn.Linear(12, 5)
-        if norm:
-            self.norm.running_mean.uniform_(-1, 1)
-            self.norm.running_var.uniform_(0.5, 2)
+        for tensor in self.norm.buffers():
+            if tensor.is_floating_point():
+                tensor.uniform_(0.5, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         before = self.stem(x)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from espalier.format.build import build, tensors_of
 from espalier.format.lift import lift
@@ -37,9 +37,9 @@ def lost(rows: Rows, gone: list[int]) -> float:
     return total
 
 
-def rows_of(space: SearchSpace, network: nn.Module, x: Tensor, group: int) -> Rows:
+def rows_of(space: SearchSpace, network: fx.GraphModule, x: Tensor, group: int) -> Rows:
     """Centred where a constant can make good a mean."""
-    seen = Recorder(network).values(x)  # type: ignore[arg-type]
+    seen = Recorder(network).values(x)
     by_weight = {layer.weight: layer for layer in layers(space.graph)}
     found: Rows = []
     for member in space.groups[group].members:
@@ -47,7 +47,7 @@ def rows_of(space: SearchSpace, network: nn.Module, x: Tensor, group: int) -> Ro
         if member.role != "consumes" or layer is None:
             continue
         features = layer.inputs(seen[layer.source]).double()
-        weight = tensors_of(network)[layer.weight]  # type: ignore[arg-type]
+        weight = tensors_of(network)[layer.weight]
         outputs = features @ layer.matrix(weight).double().mT
         if layer.carries_constant:
             features = features - features.mean(1, keepdim=True)
@@ -106,10 +106,11 @@ def test_of_many_channels_several_go_at_once_and_their_joint_cost_counts() -> No
 
 def test_a_copy_goes_first_and_costs_nothing() -> None:
     torch.manual_seed(0)
-    original = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
+    first = nn.Linear(6, 8)
+    original = nn.Sequential(first, nn.ReLU(), nn.Linear(8, 4)).eval()
     with torch.no_grad():
-        original[0].weight[5] = original[0].weight[2]
-        original[0].bias[5] = original[0].bias[2]
+        for tensor in (first.weight, first.bias):
+            tensor[5] = tensor[2]
     x = torch.randn(500, 6)
     graph, tensors = lift(original, x[:2])
     removal = Parallel(build(graph, tensors), space_of(graph), [x], 1e-6).removal(0)
