@@ -18,9 +18,9 @@ def known_levels(session: Session, job: Job) -> list[list[float]] | None:
     They follow from network, data and `JobSpec.levels`, never from the budget: so a job takes them
     over from an earlier one that agrees in those. `None` if there is none that measured them all.
     """
-    spec = JobSpec.model_validate(job.spec)
-    if spec.strategy.name != "allocate":
+    if job.strategy != "allocate":
         return None
+    levels = JobSpec.model_validate(job.spec).levels
     earlier = (
         select(Job)
         .where(
@@ -34,10 +34,10 @@ def known_levels(session: Session, job: Job) -> list[list[float]] | None:
         .limit(_JOBS)
     )
     for other in session.scalars(earlier):
-        if other.prepared and JobSpec.model_validate(other.spec).levels == spec.levels:
-            levels = other.prepared.get("levels") or _measured(session, other)
-            if levels is not None:
-                return list(levels)
+        if other.prepared and JobSpec.model_validate(other.spec).levels == levels:
+            losses = other.prepared.get("levels") or _measured(session, other)
+            if losses is not None:
+                return list(losses)
     return None
 
 
