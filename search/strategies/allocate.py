@@ -25,8 +25,8 @@ an exact allocation (`search.allocation`), a search over coefficients around it.
    networks (`PRIOR`, which is the first trial), the next ones around the best so far. A round waits
    for the one before, so the search is the same for any number of slots and any order.
 
-Drafts are compared by the divergence, which is smoother than accuracy, or by the score where there
-is none. Of the finalists the highest score wins.
+Drafts and finalists are compared by the divergence, which is smoother than accuracy and does not
+saturate where the network was trained on the hold-out; by the score where there is none.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Allocate:
         self._merits: dict[int, float | None] = {}
         self._exhausted = False  # no further plan is new
         self._finals: dict[int, Plan] | None = None  # finalists, then points
-        self._scores: dict[int, float | None] = {}  # of finalists and points
+        self._scores: dict[int, float | None] = {}  # merits of finalists and points
         self.points: tuple[int, ...] = ()
         self._allocators: dict[int, Allocator] = {}
 
@@ -154,11 +154,9 @@ class Allocate:
         if number < self._first:
             self._losses[number] = None if score is None else outcome.losses
         elif self._finals is not None and number in self._finals:
-            self._scores[number] = score
+            self._scores[number] = _merit(outcome, score)
         else:
-            divergence = outcome.metrics.get("kl", math.nan)
-            merit = -divergence if math.isfinite(divergence) else score
-            self._merits[number] = None if score is None else merit
+            self._merits[number] = _merit(outcome, score)
         self._go_on()
 
     def state_dict(self) -> dict[str, Any]:
@@ -345,6 +343,12 @@ def _coupled(problem: Problem) -> Floats:
         sum(member.role == "consumes" for member in group.members) for group in problem.space.groups
     )
     return np.array([float(count > 1) for count in readers])
+
+
+def _merit(outcome: Outcome, score: float | None) -> float | None:
+    """Higher is better; `None` if the trial failed."""
+    divergence = outcome.metrics.get("kl", math.nan)
+    return -divergence if score is not None and math.isfinite(divergence) else score
 
 
 def _falling(losses: Floats) -> Floats:

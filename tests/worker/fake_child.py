@@ -70,7 +70,7 @@ class Run:
 
 def prepare(given: Values, context: Context) -> Values:
     Run("prepare", given, context).go()
-    return {"baseline": {"top1": 0.9}, "score": 0.9, "cost": {"macs": 100}, "graph": "{}"}
+    return {"baseline": {"top1": 0.9}, "score": 0.9, "cost": {"macs": 100}, "graph": "{}", "losses": None}
 
 
 def advance(given: Values, context: Context) -> Values:
@@ -113,6 +113,7 @@ def evaluate(given: Values, context: Context) -> Values:
             "score": proposal["number"] / 100,
             "metrics": {"top1": proposal["number"] / 100},
             "cost": {"macs": 50},
+            "losses": None,
         },
         "kept": [list(range(proposal["plan"][0]))],
         "weights": run.put(f"weights of {given['inputs']['spec']['seed']}, {proposal['number']}"),
