@@ -39,6 +39,8 @@ from benchmarks.record import RESULTS, described
 from benchmarks.subjects import SUBJECTS, Subject
 from espalier.format.package import read_package
 from search.context import Problem
+from search.evaluation.leveling import EXAMPLES
+from search.levels import anchors
 from search.spec import EvaluationSpec, JobSpec
 from search.strategies.base import Problem as StrategyProblem
 from search.strategies.base import Proposal
@@ -205,23 +207,33 @@ def _facts(run: Compression, found: Found, spec: JobSpec) -> dict[str, Any]:
     `images` is what a plain evaluator puts through a network: for every plan that was not scored
     before the hold-out, the calibration images for each use of them (batch-norm statistics,
     sequential reconstruction; parallel reconstruction reads them once a search), and the batches
-    of its tuning. `trials` has, one by one, the
+    of its tuning. A trial of `allocate` counts its own: those of the hold-out at each anchor, or
+    the calibration images that it is solved on and the hold-out. `trials` has, one by one, the
     score and whether the plan was within the budget.
     """
     calibration, holdout, norms = run.sizes()
-    plain = {proposal.plan for proposal, _ in found.trials if not proposal.tuning_steps}
+    groups = Problem(read_package(run.files.path(run.inputs.network)).graph).choices(spec)
+    asked = 0  # by trials of levels and of drafts
+    plain = set()
+    for proposal, _ in found.trials:
+        if proposal.levels_of is not None:
+            asked += EXAMPLES * len(anchors(groups[proposal.levels_of]))
+        elif proposal.solve is not None:
+            asked += holdout + calibration // (4 if proposal.solve == "draft" else 1)
+        elif not proposal.tuning_steps:
+            plain.add(proposal.plan)
     tuned = [proposal for proposal, _ in found.trials if proposal.tuning_steps]
     steps = sum(proposal.tuning_steps for proposal in tuned)
     variant = getattr(spec.evaluation, "reconstruction", "none")
     uses = norms + (variant == "sequential")
     scored = (len(plain) + len(tuned)) * (holdout + uses * calibration)
-    scored += calibration * (variant == "parallel")
+    scored += calibration * (variant == "parallel") + asked
     limits, winner = run.prepared.limits, found.winner.outcome
     return {
         "plan": list(winner.plan),
         "cost": dict(winner.cost),
         "evaluations": len(found.trials),
-        "different": len(plain) + len(tuned),
+        "different": len({proposal.plan for proposal, _ in found.trials}),
         "images": scored + steps * spec.evaluation.batch_size,
         "search": found.clock.rounded(),
         "trials": [
