@@ -199,8 +199,8 @@ class Client(Connection):
     ) -> Path:
         """Fetch the network of a trial that is `kept`: not fine-tuned.
 
-        A trial that was tuned comes with the weights that it was scored with. Any other is the
-        original after the cut, with the original's batch-norm statistics.
+        A trial that was tuned, and a finalist or point of `allocate`, comes with the weights that
+        it was scored with. Any other is the original after the cut and nothing else.
 
         Raises:
             ApiError: there is no such trial, or (`trial.not_kept`) it failed or its weights are

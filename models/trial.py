@@ -21,8 +21,8 @@ class Trial(Base):
         losses: what it found of them.
         score: higher is better; `None` if unfinished, or failed for good.
         kept: indices of the kept channels per group.
-        weights: digest of its tuned weights: of every trial that may be needed while the search
-            goes on, afterwards of the job's family.
+        weights: digest of its tuned or solved weights: of every trial that may be needed while the
+            search goes on, afterwards of the job's family.
         told: whether the strategy knows the outcome.
     """
 

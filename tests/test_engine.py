@@ -26,6 +26,7 @@ from search.graph import space_of
 from search.pruning import apply, select
 from search.records import Finished, Inputs, Prepared, Trial, TrialResult, Tuned
 from search.spec import (
+    AllocateSpec,
     BudgetSpec,
     EvaluationSpec,
     FineTuneSpec,
@@ -208,6 +209,7 @@ def test_same_winner_for_any_number_of_slots_and_every_time(
         RandomSpec(trials=3),
         NetAdaptSpec(first_step=0.25, selection="ratio"),
         SensitivitySpec(levels=2),
+        AllocateSpec(trials=2, finalists=1, points=1),
     ],
     ids=lambda spec: spec.name,
 )
@@ -223,7 +225,7 @@ def test_every_strategy_meets_several_limits_under_rounding(
     )
     prepared = engine.prepare(job, materials.files)
     winner, trials = engine.find_winner(job, prepared, materials.files, slots=2)
-    assert winner.weights is None
+    assert (winner.weights is not None) == isinstance(strategy, AllocateSpec)
     assert all(width % 4 == 0 for width in winner.outcome.plan)
     smaller = apply(
         load(materials.package), space_of(load(materials.package).meta["espalier"]), winner.kept

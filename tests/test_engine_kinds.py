@@ -28,6 +28,7 @@ from search.evaluation.evaluator import Evaluator
 from search.files import FolderFiles
 from search.records import Finished, Inputs
 from search.spec import (
+    AllocateSpec,
     BudgetSpec,
     EvaluationSpec,
     FineTuneSpec,
@@ -205,6 +206,19 @@ def test_random_search_on_data_that_is_no_image(kind: str, files: FolderFiles) -
     winner, trials = engine.find_winner(given, prepared, files, slots=2)
     assert winner.outcome.score == max(trial.outcome.score or -9.0 for trial in trials)
     assert winner.outcome.cost["macs"] <= prepared.limits["macs"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_allocation_on_data_that_is_no_image(kind: str, files: FolderFiles) -> None:
+    given = job(kind, files, AllocateSpec(trials=2, finalists=1, points=1))
+    prepared = engine.prepare(given, files)
+    winner, trials = engine.find_winner(given, prepared, files, slots=2)
+    assert winner.outcome.cost["macs"] <= prepared.limits["macs"]
+    for group, trial in enumerate(trials[: len(prepared.groups)]):
+        assert trial.proposal.levels_of == group
+        assert trial.outcome.losses is not None
+        assert trial.outcome.losses[-1] == 0
+    assert [trial.proposal.solve for trial in trials if trial.proposal.solve == "full"]
 
 
 @pytest.mark.usefixtures("_verified_here")

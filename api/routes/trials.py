@@ -53,7 +53,12 @@ def list_all(
 
 
 def _facts(job: Job, trial: Trial) -> dict[str, Any]:
-    """What the package says about where it is from."""
+    """What the package says about where it is from.
+
+    Of its `weights`: `original`, cut and nothing else; `tuned` by gradient steps; or `solved` for,
+    layer after layer.
+    """
+    weights = "solved" if trial.solve is not None else "tuned"
     return {
         "job": job.id,
         "number": trial.number,
@@ -63,7 +68,7 @@ def _facts(job: Job, trial: Trial) -> dict[str, Any]:
         "metrics": trial.metrics,
         "cost": trial.cost,
         "tuning_steps": trial.tuning_steps,
-        "weights": "original" if trial.weights is None else "tuned",
+        "weights": "original" if trial.weights is None else weights,
         "finetuned": False,
     }
 
@@ -114,13 +119,14 @@ def network(
     service: Services,
     if_none_match: Condition = None,
 ) -> Response:
-    """A trial's network as a package, not fine-tuned.
+    """A trial's network as a package, not fine-tuned; `weights` in its manifest says what it has.
 
-    Of a search that tunes its trials, the winner of each iteration is kept, with the weights that
-    it was scored with: a family of networks, from the widest to the one within the budget. Of a
-    search that does not, every trial that succeeded can be had: the original, cut, with the
-    original's weights and batch-norm statistics. The score was measured after recalibrating those
-    statistics, so recalibrate or fine-tune the network before it is used.
+    `solved`: of `allocate`, the finalists and the points of the curve come with the weights that
+    they were scored with, ready for use. `tuned`: so does, of a search that tunes its trials, the
+    winner of each iteration: a family of networks, from the widest to the one within the budget.
+    `original`: any other trial that succeeded is the original, cut, with the original's weights and
+    batch-norm statistics. It was scored after reconstruction and recalibration, so fine-tune it
+    before it is used.
     """
     with tempfile.TemporaryDirectory(prefix="espalier-") as folder:
         made = _written(service, job, number, Path(folder) / "network.espalier")

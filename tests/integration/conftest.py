@@ -1,17 +1,20 @@
-"""One small network and its data, shared by the tests of whole services."""
+"""One small network and its data, and a service for the tests of a file."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from numpy.typing import NDArray
 
 import espalier
 from benchmarks.digits import save_digits, train
+from benchmarks.service import SHORT_LEASES, Service, running
 from espalier.format.package import Preprocessing
 
 
@@ -36,3 +39,30 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Digits:
         preprocessing=Preprocessing(scale=1 / 255),
     )
     return Digits(package, folder / "digits.npz", arrays)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("service")
+
+
+@pytest.fixture(scope="module")
+def service(data: Path) -> Iterator[Service]:
+    with running(data, workers=2, settings=SHORT_LEASES) as started:
+        yield started
+    left = [p for p in psutil.process_iter(["cmdline"]) if str(data) in str(p.info["cmdline"])]
+    assert not left, "the service left processes behind"
+
+
+@pytest.fixture(scope="module")
+def client(service: Service) -> Iterator[espalier.Client]:
+    with espalier.Client(service.url) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def uploads(client: espalier.Client, digits: Digits) -> dict[str, str]:
+    return {
+        "network": client.upload_network(digits.package)["id"],
+        "dataset": client.upload_dataset(digits.data)["id"],
+    }

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ import torch
 
 import espalier
 from benchmarks.faults import published, victims
-from benchmarks.service import SHORT_LEASES, Service, running
+from benchmarks.service import Service
 from tests.integration.conftest import Digits
 
 SPEC = {
@@ -30,33 +29,6 @@ SPEC = {
     "finetune": {"epochs": 1, "batch_size": 64},
     "seed": 3,
 }
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("service")
-
-
-@pytest.fixture(scope="module")
-def service(data: Path) -> Iterator[Service]:
-    with running(data, workers=2, settings=SHORT_LEASES) as started:
-        yield started
-    left = [p for p in psutil.process_iter(["cmdline"]) if str(data) in str(p.info["cmdline"])]
-    assert not left, "the service left processes behind"
-
-
-@pytest.fixture(scope="module")
-def client(service: Service) -> Iterator[espalier.Client]:
-    with espalier.Client(service.url) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def uploads(client: espalier.Client, digits: Digits) -> dict[str, str]:
-    return {
-        "network": client.upload_network(digits.package)["id"],
-        "dataset": client.upload_dataset(digits.data)["id"],
-    }
 
 
 @pytest.fixture(scope="module")
