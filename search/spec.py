@@ -205,7 +205,7 @@ class AllocateSpec(Frozen):
         24, ge=1, le=1000, description="plans that are tried, each exact for other weights"
     )
     finalists: int = Field(
-        2, ge=1, le=20, description="plans that are solved anew on all calibration examples"
+        3, ge=1, le=20, description="plans that are solved anew on all calibration examples"
     )
     points: int = Field(
         0,
@@ -244,7 +244,7 @@ class EvaluationSpec(Frozen):
         512,
         ge=0,
         description="examples for reconstruction and for batch-norm recalibration, which takes "
-        "two or more; at most a quarter of those there are",
+        "two or more; at most half of those that the hold-out leaves",
     )
     reconstruction: Reconstruction = Field(
         "parallel",

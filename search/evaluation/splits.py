@@ -48,7 +48,9 @@ class Sizes:
 
 
 def sizes(train: int, own_holdout: int | None, own_test: int | None, spec: EvaluationSpec) -> Sizes:
-    """The sizes of the splits; hold-out and calibration take a quarter of the examples at most.
+    """The sizes of the splits; the hold-out takes a quarter of the examples at most.
+
+    Calibration takes half of what is left at most.
 
     Args:
         train: training examples.
@@ -62,7 +64,7 @@ def sizes(train: int, own_holdout: int | None, own_test: int | None, spec: Evalu
     left = train - test if own_test is None else train
     taken = min(spec.holdout, max(1, left // 4)) if own_holdout is None else 0
     holdout = taken if own_holdout is None else min(spec.holdout, own_holdout)
-    calibration = min(spec.calibration, left // 4)
+    calibration = min(spec.calibration, (left - taken) // 2)
     tuning = left - taken - calibration
     if tuning < 2:
         raise DatasetTooSmall(

@@ -49,7 +49,7 @@ from search.strategies.ledger import Ledger
 
 Floats = NDArray[np.float64]
 
-PRIOR = (0.1, 0.5, 1.0)
+PRIOR = (0.0, 0.4, 1.1)
 """`log(power)`, `slope` and `coupling` of the first trial."""
 
 _SPREAD = (0.3, 1.0, 0.7)  # standard deviations of the first round
