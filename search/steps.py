@@ -273,6 +273,7 @@ def finalize(
         trials=sorted(trials, key=lambda trial: trial.proposal.number),
         control=Control(plan, cost, metrics),
         history=tuner.history,
+        levels=prepared.levels,
     )
     with tempfile.TemporaryDirectory() as folder:
         written = write_results(

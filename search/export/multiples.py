@@ -61,11 +61,14 @@ def ticks(most: float) -> list[float]:
     return [0.0, *sorted({_nice(most * share) for share in (1.0, 0.35, 0.07)})]
 
 
-def small_multiples(panels: Sequence[Panel], metric: str, *, background: str = "none") -> str:
+def small_multiples(
+    panels: Sequence[Panel], metric: str, *, label: str | None = None, background: str = "none"
+) -> str:
     """The drop against the share of channels removed, before the middle half of all curves.
 
     Args:
         panels: in order; without any, the picture is empty.
+        label: what the drop is called; by default for the metric.
     """
     scale = 100.0 if is_fraction(metric) else 1.0
     curves = [_curve(panel, scale) for panel in panels]
@@ -104,6 +107,7 @@ def small_multiples(panels: Sequence[Panel], metric: str, *, background: str = "
             )
         name = METRICS[metric][0].lower() + METRICS[metric][1:]
         drop = f"Drop in {name}, points" if is_fraction(metric) else f"Rise in {name}"
+        drop = label or drop
         middle = (_LEFT + right) / 2 / width, (_BOTTOM + height - _TOP) / 2 / height
         figure.text(
             middle[0], 0.06 / height, "Channels of the group removed", ha="center", va="bottom",

@@ -45,6 +45,7 @@ class Landscape:
         final: the winner after fine-tuning.
         control: the uniform plan without fine-tuning.
         front: the trials that no other beats in all objectives; none if there is but one.
+        curve: networks for ever larger budgets, from the winner to the original.
     """
 
     metric: str
@@ -54,6 +55,7 @@ class Landscape:
     final: Point | None
     control: Point | None
     front: Sequence[Point] = ()
+    curve: Sequence[Point] = ()
 
 
 def as_svg(figure: Figure) -> str:
@@ -96,9 +98,16 @@ def landscape(shown: Landscape, cost: str, limit: int) -> str:
             x = limit / factor
             axes.axvline(x, color=LIMIT, linewidth=1.4, linestyle=(0, (5, 3)), label="Budget")
             axes.axvspan(0, x, color=LIMIT, alpha=0.035, linewidth=0)
-        axes.scatter(
-            *xy(shown.trials), s=42, color=TRIAL, alpha=0.9, linewidth=0, label="Trials", zorder=3
-        )
+        if shown.trials:
+            axes.scatter(
+                *xy(shown.trials), s=42, color=TRIAL, alpha=0.9, linewidth=0, label="Trials",
+                zorder=3,
+            )  # fmt: skip
+        if shown.curve:
+            axes.plot(
+                *xy(shown.curve), color=WINNER, linewidth=1.6, alpha=0.75, marker="o",
+                markersize=6.5, zorder=3.5, label="Points",
+            )  # fmt: skip
         if shown.front:
             axes.scatter(
                 *xy(shown.front), s=42, facecolor="none", edgecolor=WINNER, linewidth=1.3,

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from search.export import words
+from search.export.curve import curve_section
+from search.export.levels import levels_section
 from search.export.loading import how_to_load
 from search.export.page import Markup, document, table, tag
 from search.export.plot import Landscape, Point, landscape, progress
@@ -34,7 +36,9 @@ def report(result: Result, metrics: Metrics) -> str:
         _before_and_after(metrics),
         _plots(result, metrics),
         Markup() if alone else curves,
+        curve_section(result, _shown_metric(result, metrics), metrics["holdout"]["final"]),
         _comparison(result, metrics),
+        levels_section(result),
         _bars(result),
         _finetuning(result, metrics),
         _asked(result),
@@ -161,7 +165,8 @@ def _landscape(result: Result, metrics: Metrics) -> Landscape:
     points = {
         trial.proposal.number: point
         for trial in result.trials
-        if (point := _point(metric, trial.outcome.cost, trial.outcome.metrics)) is not None
+        if trial.proposal.levels_of is None  # those are of a part of the hold-out
+        and (point := _point(metric, trial.outcome.cost, trial.outcome.metrics)) is not None
     }
     path = [points[number] for number in _ancestors(result) if number in points]
     scored = [
@@ -280,7 +285,7 @@ def _asked(result: Result) -> Markup:
         ("Dataset", spec["dataset"]),
         ("Budget", _budget_words(result)),
         ("Strategy", f"{words.STRATEGIES.get(name, name)}: {_settings(strategy)}".rstrip(": ")),
-        ("Criterion", spec["criterion"]),
+        ("Criterion", result.spec.ranking),
         ("Rounding", _settings(spec["rounding"])),
         ("Evaluation", _settings(spec["evaluation"])),
         ("Fine-tuning", _settings(spec["finetune"])),

@@ -16,7 +16,7 @@ from search.spec import JobSpec
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """The uniform plan of the same budget, recalibrated but not fine-tuned, for comparison.
+    """The uniform plan of the same budget, scored like a trial, not fine-tuned; for comparison.
 
     Attributes:
         metrics: on the hold-out.
@@ -42,6 +42,7 @@ class Result:
         trials: the whole history, in the order of the numbers.
         control: the uniform plan of the same budget.
         history: of the fine-tuning, one entry an epoch, the untuned start as epoch 0.
+        levels: what each group loses at each width, where an earlier job has measured it.
     """
 
     evaluator: Evaluator
@@ -54,6 +55,7 @@ class Result:
     trials: Sequence[Trial]
     control: Control
     history: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
+    levels: Sequence[Sequence[float]] | None = None
 
     @property
     def spec(self) -> JobSpec:

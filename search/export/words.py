@@ -23,6 +23,8 @@ STRATEGIES: Mapping[str, str] = {
     "netadapt": "NetAdapt",
     "sensitivity": "Sensitivity of single groups",
     "optuna": "Optuna",
+    "amc": "AMC",
+    "allocate": "Exact allocation",
 }
 _FRACTIONS = frozenset({"top1", "top5", "agreement"})
 

@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 
 from espalier.format.lift import pack
 from search.evaluation.metrics import outputs
+from search.export.curve import curve_facts, points_of, points_summary
+from search.export.levels import has_levels, levels_facts
 from search.export.onnx import export_onnx
 from search.export.plan import plan_facts
 from search.export.report import report
@@ -38,6 +40,12 @@ SENSITIVITY_TYPES: Mapping[str, str] = {
     "sensitivity.svg": "image/svg+xml",
 }
 """What comes with them where the strategy measured sensitivity curves."""
+
+LEVELS_TYPES: Mapping[str, str] = {"levels.json": "application/json"}
+"""What comes with them where the strategy goes by the losses of single groups."""
+
+CURVE_TYPES: Mapping[str, str] = {"curve.json": "application/json"}
+"""What comes with them where the search gave networks for larger budgets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +79,7 @@ def write_results(
     """Write, reload and measure everything that the user downloads.
 
     Args:
-        folder: an empty folder for the files of `MEDIA_TYPES`, and of `SENSITIVITY_TYPES` where
+        folder: an empty folder for the files of `MEDIA_TYPES`, and of the other types here where
             they apply.
         original: the package that the job began with.
         dataset: the job's data file.
@@ -124,6 +132,12 @@ def write_results(
         plot = sensitivity_svg(facts, background="white")
         (folder / "sensitivity.svg").write_text(plot, encoding="utf-8")
         kinds |= SENSITIVITY_TYPES
+    if has_levels(result):
+        _json(folder / "levels.json", levels_facts(result))
+        kinds |= LEVELS_TYPES
+    if points_of(result):
+        _json(folder / "curve.json", curve_facts(result, final))
+        kinds |= CURVE_TYPES
     progress("report", 1.0)
     files = tuple(WrittenFile(name, folder / name, kind) for name, kind in kinds.items())
     return Written(files, summary)
@@ -183,6 +197,8 @@ def _summary(result: Result, measured: Mapping[str, Any]) -> dict[str, Any]:
     }
     summary["trials"] = len(result.trials)
     summary["winner"] = result.winner
+    if points := points_summary(result):
+        summary["points"] = points
     summary["verified"] = measured["verified"]
     return summary
 

@@ -1,0 +1,151 @@
+"""One search, many budgets: the points between the winner and the original, as file and section."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from search.export import words
+from search.export.page import Markup, table, tag
+from search.export.plot import Landscape, Point, landscape
+from search.export.result import Result
+from search.records import Trial
+
+Facts = Mapping[str, Any]
+
+
+def points_of(result: Result) -> list[Trial]:
+    """The points that succeeded, the smallest budget first."""
+    found = [
+        trial
+        for trial in result.trials
+        if "point" in trial.proposal.tags and trial.outcome.score is not None
+    ]
+    return sorted(found, key=lambda trial: trial.proposal.number)
+
+
+def points_summary(result: Result) -> list[dict[str, Any]]:
+    """What a job's summary says of the points."""
+    return [
+        {
+            "trial": trial.proposal.number,
+            "cost": dict(trial.outcome.cost),
+            "score": trial.outcome.score,
+        }
+        for trial in points_of(result)
+    ]
+
+
+def curve_facts(result: Result, final: Mapping[str, float]) -> dict[str, Any]:
+    """What `curve.json` holds, as JSON values.
+
+    Metrics are of the hold-out. A score is the metric that the job asks for, higher is better. The
+    winner is there as the search scored it, and `finetuned`. `points` begin with the smallest cost.
+
+    Args:
+        final: hold-out metrics of the fine-tuned winner.
+    """
+    evaluator, winner = result.evaluator, _winner(result)
+    baseline = evaluator.baseline()
+    return {
+        "metric": result.spec.evaluation.metric,
+        "limits": dict(result.limits),
+        "original": {
+            "plan": list(result.space.full),
+            "cost": dict(result.before),
+            "score": evaluator.score(baseline),
+            "metrics": baseline,
+        },
+        "winner": {**_facts(winner), "finetuned": dict(final)},
+        "points": [_facts(trial) for trial in points_of(result)],
+    }
+
+
+def _winner(result: Result) -> Trial:
+    return next(trial for trial in result.trials if trial.proposal.number == result.winner)
+
+
+def _facts(trial: Trial) -> dict[str, Any]:
+    return {
+        "trial": trial.proposal.number,
+        "plan": list(trial.proposal.plan),
+        "cost": dict(trial.outcome.cost),
+        "score": trial.outcome.score,
+        "metrics": dict(trial.outcome.metrics),
+    }
+
+
+def curve_section(result: Result, metric: str, final: Mapping[str, float]) -> Markup:
+    """The report's section: a plot for each limit and a table; nothing if there are no points.
+
+    Args:
+        metric: shown in the plots.
+        final: as `curve_facts` takes it.
+    """
+    if not points_of(result):
+        return Markup()
+    facts = curve_facts(result, final)
+    shown = Landscape(
+        metric=metric,
+        original=Point(facts["original"]["cost"], facts["original"]["metrics"][metric]),
+        trials=(),
+        path=_plotted([facts["winner"]], metric),
+        final=next(iter(_plotted([{**facts["winner"], "metrics": final}], metric)), None),
+        control=None,
+        curve=_plotted([facts["winner"], *facts["points"], facts["original"]], metric),
+    )
+    plots = [Markup(landscape(shown, name, limit)) for name, limit in result.limits.items()]
+    note = (
+        "The search for one budget knows what every group loses, so it also gives the best plans "
+        "that it knows for larger ones: the points. Each is solved on all calibration examples and "
+        "kept with its weights, not fine-tuned. Measured on the hold-out."
+    )
+    fetch = tag(
+        "p",
+        "A point's network comes with its weights: put this job's id for JOB. The fine-tuned "
+        "winner is network.espalier.",
+    )
+    return tag(
+        "section", tag("h2", "One search, many budgets"), tag("p", note), *plots, fetch,
+        _table(result, facts),
+    )  # fmt: skip
+
+
+def _plotted(networks: Sequence[Facts], metric: str) -> list[Point]:
+    found = [(each["cost"], each["metrics"].get(metric, math.nan)) for each in networks]
+    return [Point(cost, value) for cost, value in found if math.isfinite(value)]
+
+
+def _table(result: Result, facts: Facts) -> Markup:
+    """The original first, then ever smaller networks, and the winner after fine-tuning."""
+    original, winner = facts["original"], facts["winner"]
+    metrics = [name for name in words.METRICS if name in original["metrics"]]
+    metrics = [n for n in metrics if n not in ("top5", "kl")] if "top1" in metrics else metrics
+    networks: list[tuple[str, Facts, str]] = [("Original", original, "")]
+    networks += [
+        (f"Trial {each['trial']}", each, _command(each)) for each in reversed(facts["points"])
+    ]
+    networks.append(("Winner in the search", winner, _command(winner)))
+    tuned = {**winner, "metrics": winner["finetuned"]}
+    networks.append(("Winner, fine-tuned", tuned, "network.espalier"))
+    rows = []
+    for label, each, command in networks:
+        costs = (_cost(name, each["cost"][name], original) for name in result.limits)
+        values = (
+            words.metric_text(name, each["metrics"][name]) if name in each["metrics"] else "–"
+            for name in metrics
+        )
+        rows.append((label, *costs, *values, tag("code", command) if command else ""))
+    costs_head = (words.COSTS.get(name, name) for name in result.limits)
+    head = ("", *costs_head, *(words.METRICS[name] for name in metrics), "To fetch it")
+    return table(head, rows)
+
+
+def _cost(name: str, cost: int, original: Facts) -> str:
+    full = original["cost"][name]
+    return f"{words.cost_text(name, cost)} ({100 * cost / full:.1f} %)" if full else str(cost)
+
+
+def _command(network: Facts) -> str:
+    return f"espalier download JOB --trial {network['trial']}"
