@@ -23,6 +23,9 @@ from benchmarks.record import save
 from benchmarks.service import running
 
 
+STRATEGIES = ("uniform", "random", "netadapt", "allocate")
+
+
 def specification(options: argparse.Namespace) -> dict[str, Any]:
     strategy: dict[str, Any] = {"name": options.strategy}
     if options.strategy == "netadapt":
@@ -37,7 +40,12 @@ def specification(options: argparse.Namespace) -> dict[str, Any]:
             "metric": "cross_entropy",
             "batch_size": options.batch_size,
         },
-        "finetune": {"epochs": options.epochs, "learning_rate": 0.02, "augment": "crop_flip"},
+        "finetune": {
+            "epochs": options.epochs,
+            "learning_rate": 0.02,
+            "distillation": options.distillation,
+            "augment": "crop_flip",
+        },
         "seed": options.seed,
     }
 
@@ -84,7 +92,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--network", choices=cifar.NETWORKS, required=True)
-    parser.add_argument("--strategy", choices=["uniform", "random", "netadapt"], required=True)
+    parser.add_argument("--strategy", choices=STRATEGIES, required=True)
     parser.add_argument("--budget", default="50%")
     parser.add_argument("--examples", type=int, default=10_000)
     parser.add_argument("--calibration", type=int, default=256)
@@ -93,6 +101,7 @@ def main() -> None:
     parser.add_argument("--first-step", type=float, default=0.03)
     parser.add_argument("--tuning-steps", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--distillation", type=float, default=0.5)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

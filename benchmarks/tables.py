@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import comparison, reconstruction
+from benchmarks import compress as compressed
 from benchmarks.record import RESULTS
 from benchmarks.subjects import SUBJECTS
 
 PAGE = Path(__file__).parent / "README.md"
-STRATEGIES = ("uniform", "random", "netadapt")
 
 
 def _load(pattern: str) -> list[dict[str, Any]]:
@@ -40,7 +40,9 @@ def _percent(value: float) -> str:
 def compress() -> str:
     """Networks compressed through the service, with the controls beside NetAdapt."""
     records = _load("cifar10_*.json")
-    records.sort(key=lambda r: (r["job"]["name"].split(",")[0], STRATEGIES.index(r["strategy"])))
+    records.sort(
+        key=lambda r: (r["job"]["name"].split(",")[0], compressed.STRATEGIES.index(r["strategy"]))
+    )
     head = ["network, strategy", "MACs", "parameters", "latency", "trials", "hold-out, no FT"]
     head += ["hold-out, FT", "test before", "test after", "seconds"]
     rows = []
