@@ -22,7 +22,6 @@ from benchmarks import cifar
 from benchmarks.record import save
 from benchmarks.service import running
 
-
 STRATEGIES = ("uniform", "random", "netadapt", "allocate")
 
 
