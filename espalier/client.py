@@ -159,6 +159,10 @@ class Client(Connection):
         """What each channel group can lose, as measured by a job of the strategy `sensitivity`."""
         return self.get(url_of("jobs", job, "artifacts", "sensitivity.json"))
 
+    def curve(self, job: str) -> Json:
+        """The networks for larger budgets of a job of `allocate` with `points`, and the winner."""
+        return self.get(url_of("jobs", job, "artifacts", "curve.json"))
+
     def download(
         self, job: str, folder: str | Path = ".", *, progress: Progress | None = None
     ) -> list[Path]:

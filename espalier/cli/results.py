@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from espalier.cli.console import COSTS, URL, Url, connected, err, out, size, transfer
-from espalier.cli.watching import best_line, stage, summary_lines
+from espalier.cli.watching import best_line, points_line, stage, summary_lines
 
 
 def _ago(moment: str) -> str:
@@ -37,7 +37,8 @@ def _show(view: dict[str, Any], files: list[dict[str, Any]]) -> None:
     spec = view["spec"]
     rows = {
         "state": f"{stage(view)}, {view['progress']:.0%}",
-        "strategy": f"{spec['strategy']['name']}, criterion {spec['criterion']}",
+        "strategy": spec["strategy"]["name"],
+        "criterion": spec["criterion"] or "",
         "budget": _budget(spec),
         "network": spec["network"],
         "dataset": spec["dataset"],
@@ -53,6 +54,8 @@ def _show(view: dict[str, Any], files: list[dict[str, Any]]) -> None:
         if value:
             out.print(f"{label:<9} {escape(value)}")
     for line in summary_lines(view["summary"] or {}):
+        out.print(line)
+    if line := points_line(view):
         out.print(line)
     for item in files:
         out.print(f"{size(item['size_bytes']):>10}  {item['sha256'][:12]}  {escape(item['name'])}")

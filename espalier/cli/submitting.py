@@ -136,7 +136,8 @@ def register(app: typer.Typer) -> None:
         strategy: Annotated[
             str,
             typer.Option(
-                help="uniform, random, netadapt, sensitivity, optuna, amc; --set has its settings."
+                help="uniform, random, netadapt, sensitivity, optuna, amc, allocate; its settings "
+                "by --set."
             ),
         ] = "netadapt",
         set_: Annotated[

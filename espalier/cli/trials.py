@@ -13,24 +13,51 @@ from rich.table import Table
 from espalier.cli.console import COSTS, URL, Url, connected, err, out, size, transfer
 
 _SHOWN = ("macs", "params")
-_NONE = {  # kept, on the front
-    (False, False): "no trials yet",
-    (True, False): "no trial is kept yet",
-    (False, True): "no front: only a search with several objectives has one",
-    (True, True): "no trial on a front is kept yet",
-}
 
 
-def _tags(trial: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in sorted(trial["tags"].items()))
+def _none(kept: bool, front: bool, points: bool) -> str:
+    """Why there is nothing to show."""
+    if points:
+        return "no points yet: only allocate has them, as many as strategy.points says"
+    if front and kept:
+        return "no trial on a front is kept yet"
+    if front:
+        return "no front: only a search with several objectives has one"
+    return "no trial is kept yet" if kept else "no trials yet"
+
+
+def _tags(trial: dict[str, Any], groups: list[str]) -> str:
+    """What the strategy says of a trial; in words what `allocate` made it for.
+
+    Args:
+        groups: names of the channel groups.
+    """
+    match trial["tags"]:
+        case {"final": _}:
+            return "finalist"
+        case {"group": int(group), **others} if not others:
+            return f"losses of {groups[group]}"
+        case tags:
+            return ", ".join(f"{name} {value}" for name, value in sorted(tags.items()))
+
+
+def _on_curve(found: list[dict[str, Any]], best: int | None) -> list[dict[str, Any]]:
+    """The winner and the points, by rising cost; nothing without points."""
+    points = [trial for trial in found if "point" in trial["tags"]]
+    return [trial for trial in found if trial["number"] == best and points] + points
 
 
 def _score(trial: dict[str, Any]) -> str:
     return trial["state"] if trial["score"] is None else f"{trial['score']:.4f}"
 
 
-def _show(view: dict[str, Any], full: dict[str, int], found: list[dict[str, Any]]) -> None:
-    """One line a trial; costs as shares of the original's."""
+def _show(view: dict[str, Any], about: dict[str, Any], found: list[dict[str, Any]]) -> None:
+    """One line a trial; costs as shares of the original's.
+
+    Args:
+        about: description of the network.
+    """
+    full, groups = about["cost"], [group["name"] for group in about["groups"]]
     limited = [name for name, limit in view["spec"]["budget"].items() if limit is not None]
     names = [name for name in COSTS if name in _SHOWN or name in limited]
     table = Table(box=box.SIMPLE_HEAD)
@@ -53,7 +80,7 @@ def _show(view: dict[str, Any], full: dict[str, int], found: list[dict[str, Any]
             _score(trial),
             *(["yes" if trial["front"] else ""] if several else []),
             "yes" if trial["kept"] else "",
-            escape(_tags(trial)),
+            escape(_tags(trial, groups)),
             style="bold" if trial["number"] == best else None,
         )
     out.print(table)
@@ -70,6 +97,10 @@ def register(app: typer.Typer) -> None:
             bool,
             typer.Option("--front", help="Only those that no other beats in all objectives."),
         ] = False,
+        points: Annotated[
+            bool,
+            typer.Option("--points", help="Only the winner and the networks for larger budgets."),
+        ] = False,
         as_json: Annotated[bool, typer.Option("--json", help="As the service says it.")] = False,
         url: Url = URL,
     ) -> None:
@@ -84,13 +115,15 @@ def register(app: typer.Typer) -> None:
                 for trial in client.trials(job)
                 if (trial["kept"] or not kept) and (trial["front"] or not front)
             ]
-            full = client.network(view["spec"]["network"])["description"]["cost"]
+            about = client.network(view["spec"]["network"])["description"]
+        if points:
+            found = _on_curve(found, (view["best"] or {}).get("number"))
         if as_json:
             out.print_json(data=found)
         elif found:
-            _show(view, full, found)
+            _show(view, about, found)
         else:
-            err.print(_NONE[kept, front])
+            err.print(_none(kept, front, points))
 
     @app.command()
     def study(

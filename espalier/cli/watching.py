@@ -57,6 +57,8 @@ def _end(view: dict[str, Any]) -> None:
     if state == "succeeded":
         for line in summary_lines(view["summary"] or {}):
             out.print(line)
+        if line := points_line(view):
+            out.print(line)
         out.print(f"[green]succeeded[/]; get the files with: espalier download {job}")
     elif state == "failed":
         error = view["error"] or {"message": "for a reason that was not recorded", "code": "?"}
@@ -82,6 +84,15 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
         rows.append(("latency", f"{before:.3g} ms", f"{after:.3g} ms", ratio))
     lines = (f"{label:<22} {old:>10} -> {new:>10}  {ratio:>8}" for label, old, new, ratio in rows)
     return [line.rstrip() for line in lines]
+
+
+def points_line(view: dict[str, Any]) -> str:
+    """Where the networks for larger budgets are; empty if there are none."""
+    count = len((view["summary"] or {}).get("points", ()))
+    if not count:
+        return ""
+    several = "s" * (count != 1)
+    return f"{count} further network{several}, see: espalier trials {view['id']} --points"
 
 
 def follow(client: Client, job: str) -> None:

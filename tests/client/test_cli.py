@@ -232,6 +232,35 @@ def test_trials_show_shares_of_the_cost(run: Run, running: Running, files: Files
     assert "only a search with several objectives" in run("trials", job, "--front").stderr
 
 
+def test_points_and_finalists_are_told_apart(run: Run, running: Running, files: Files) -> None:
+    job = submitted(run, files, "--strategy", "allocate", "--set", "strategy.points=2")
+    assert "no points yet" in run("trials", job, "--points").stderr
+    tags: list[dict[str, int | float]] = [
+        {"group": 0}, {"group": 1}, {"power": 1.1, "slope": 0.5, "coupling": 1.0},
+        {"final": 1}, {"final": 1}, {"point": 1}, {"point": 2},
+    ]  # fmt: skip
+    with running.service.database.transaction() as session:
+        for number, each in enumerate(tags):
+            session.add(
+                Trial(
+                    job_id=job, number=number, plan=[4, 8], tuning_steps=0, tags=each,
+                    score=0.5 + number / 100, cost={"macs": 39192 + number, "params": 1},
+                    finished_at=0.0,
+                )
+            )  # fmt: skip
+        row = lock_job(session, job)
+        row.best = 4
+        row.summary = {"points": [{"trial": 5}, {"trial": 6}]}
+    shown = run("trials", job).stdout
+    for words in ("losses of first", "losses of second", "slope 0.5", "finalist", "point 2"):
+        assert words in shown
+    found = json.loads(run("trials", job, "--points", "--json").stdout)
+    assert [trial["number"] for trial in found] == [4, 5, 6]
+    told = run("show", job).stdout
+    assert f"2 further networks, see: espalier trials {job} --points" in told
+    assert "None" not in told
+
+
 def test_a_front_is_marked_and_a_study_fetched(
     run: Run, running: Running, files: Files, tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 import espalier
 from benchmarks.service import Service
 from espalier.cli import app
+from espalier.connection import url_of
 from espalier.format.build import graph_of
 from espalier.format.package import read_package
 from models.database import Database
@@ -88,6 +89,10 @@ def stored(data: Path, job: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         database.dispose()
 
 
+def artifact(client: espalier.Client, job: str, name: str) -> dict[str, Any]:
+    return client.get(url_of("jobs", job, "artifacts", name))
+
+
 def submitted(client: espalier.Client, uploads: dict[str, str], **changes: Any) -> str:
     found: str = client.submit({**SPEC, **uploads, **changes})["id"]
     assert client.wait(found, timeout=240)["state"] == "succeeded"
@@ -141,6 +146,22 @@ def test_a_point_comes_as_it_was_scored(
         assert (facts["weights"], facts["finetuned"]) == ("solved", False)
 
 
+def test_the_curve_is_shown_and_told(service: Service, client: espalier.Client, job: str) -> None:
+    summary, trials = client.job(job)["summary"], list(client.trials(job))
+    points = [trial for trial in trials if "point" in trial["tags"]]
+    assert summary["points"] == [
+        {"trial": trial["number"], "cost": trial["cost"], "score": trial["score"]}
+        for trial in points
+    ]
+    curve = client.curve(job)
+    assert curve["winner"]["trial"] == summary["winner"]
+    assert [point["trial"] for point in curve["points"]] == [trial["number"] for trial in points]
+    lines = [line.split() for line in cli(service, "trials", job, "--points").splitlines()]
+    numbers = [line[0] for line in lines if line and line[0].isdecimal()]
+    assert numbers == [str(summary["winner"]), *(str(trial["number"]) for trial in points)]
+    assert f"espalier trials {job} --points" in cli(service, "show", job)
+
+
 def test_another_budget_takes_the_levels_over(
     client: espalier.Client, uploads: dict[str, str], data: Path, job: str
 ) -> None:
@@ -150,6 +171,9 @@ def test_another_budget_takes_the_levels_over(
     _, before = stored(data, job)
     measured = {trial["levels_of"]: trial["losses"] for trial in before}
     assert prepared["levels"] == [measured[group] for group in range(len(prepared["groups"]))]
+    groups = [artifact(client, each, "levels.json") for each in (job, again)]
+    assert [each["taken_over"] for each in groups] == [False, True]
+    assert groups[0]["groups"] == groups[1]["groups"]
     # A third one takes them from the second.
     third = submitted(client, uploads, budget={"macs": "70%"}, strategy={**STRATEGY, "trials": 1})
     assert stored(data, third)[0]["levels"] == prepared["levels"]
