@@ -139,7 +139,7 @@ class Bench:
             return self.evaluator.network(kept, (kept, found.state))
         original, space = self.evaluator.original, self.problem.space
         cut = apply(original, space, kept).eval()
-        images = self.evaluator._held_together  # what the evaluator solves on, too
+        images = self.evaluator.held_together
         return sequential(original, cut, space, kept, images, passes=passes)
 
     def figures(self, kept: Kept, network: GraphModule) -> Figures:

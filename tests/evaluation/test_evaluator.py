@@ -10,8 +10,9 @@ from torch.nn import functional
 
 from search.evaluation.data import Dataset, Examples
 from search.evaluation.errors import DatasetMismatch, DatasetTooSmall, LabelsNeeded
-from search.evaluation.evaluator import Evaluator, OriginalUnusable
+from search.evaluation.evaluator import Evaluator
 from search.evaluation.fit import check_metric
+from search.evaluation.measuring import OriginalUnusable
 from search.evaluation.metrics import Tally, score_of
 from search.evaluation.shift import shift, statistics
 from search.pruning import apply

@@ -70,7 +70,13 @@ class Run:
 
 def prepare(given: Values, context: Context) -> Values:
     Run("prepare", given, context).go()
-    return {"baseline": {"top1": 0.9}, "score": 0.9, "cost": {"macs": 100}, "graph": "{}", "losses": None}
+    return {
+        "baseline": {"top1": 0.9},
+        "score": 0.9,
+        "cost": {"macs": 100},
+        "graph": "{}",
+        "losses": None,
+    }
 
 
 def advance(given: Values, context: Context) -> Values:
