@@ -56,7 +56,8 @@ def job(service: Service, client: espalier.Client, uploads: dict[str, str]) -> s
     shown = cli(
         service, "submit", uploads["network"], "--data", uploads["dataset"],
         "--budget", "macs=50%", "--strategy", "allocate", "--set", "strategy.trials=3",
-        "--set", "strategy.points=2", "--set", "evaluation.calibration=128",
+        "--set", "strategy.finalists=2", "--set", "strategy.points=2",
+        "--set", "evaluation.calibration=128",
         "--set", "evaluation.holdout=200", "--set", "finetune.epochs=1",
         "--set", "finetune.batch_size=64", "--set", "seed=3",
     )  # fmt: skip
