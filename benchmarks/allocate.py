@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch.fx import GraphModule
 
+from benchmarks.comparison import spread
 from benchmarks.record import RESULTS, described
 from benchmarks.subjects import SUBJECTS, Subject
 from espalier.format.build import load
@@ -246,6 +247,70 @@ PARTS: dict[str, Callable[[Bench], Iterator[tuple[str, Figures]]]] = {
     "ablation": ablation,
     "curve": curve,
 }
+
+
+def recorded() -> dict[str, list[Figures]]:
+    """What there is, by network: one entry a seed."""
+    found: dict[str, list[Figures]] = {}
+    for path in sorted(FOLDER.glob("*.json")):
+        figures = json.loads(path.read_text())
+        found.setdefault(figures["network"], []).append(figures)
+    return found
+
+
+def worth() -> tuple[list[str], list[list[str]], list[Figures]]:
+    """The ablation's table: head, rows, and the records that it is made of."""
+    head = ["network, ingredient", "seeds", "test top-1, no FT", "hold-out divergence"]
+    rows, records = [], []
+    for network, runs in recorded().items():
+        runs = [run for run in runs if run.get("ablation")]
+        records += runs
+        if runs:
+            top1 = spread([100 * run["original"]["test"]["top1"] for run in runs])
+            rows.append([f"{network}, original", str(len(runs)), top1, ""])
+        for name in dict.fromkeys(entry["name"] for run in runs for entry in run["ablation"]):
+            entries = [e for run in runs for e in run["ablation"] if e["name"] == name]
+            rows.append(
+                [
+                    f"{network}, {name}",
+                    str(len(entries)),
+                    spread([100 * entry["test"]["top1"] for entry in entries]),
+                    spread([entry["holdout"]["kl"] for entry in entries], 4),
+                ]
+            )
+    return head, rows, records
+
+
+def curves() -> tuple[list[str], list[list[str]], list[Figures]]:
+    """The curve's table: test top-1 of each strategy at each budget."""
+    head = ["network, strategy", *(f"{share:.0%}" for share in SHARES)]
+    rows, records = [], []
+    for network, runs in recorded().items():
+        runs = [run for run in runs if run.get("curve")]
+        records += runs
+        for name in dict.fromkeys(entry["name"] for run in runs for entry in run["curve"]):
+            cells = []
+            for share in SHARES:
+                # The plan of a budget is the one of the highest cost within it.
+                best: list[Figures] = [
+                    max((e for e in run["curve"] if _within(e, name, share)), key=_macs, default={})
+                    for run in runs
+                ]
+                values = [100 * entry["test"]["top1"] for entry in best if entry]
+                cells.append(spread(values) if values else "")
+            rows.append([f"{network}, {name}", *cells])
+    return head, rows, records
+
+
+def _within(entry: Figures, name: str, share: float) -> bool:
+    """Whether an entry is a strategy's and at a budget, a tenth below it at most."""
+    macs: float = entry["macs"]
+    return bool(entry["name"] == name and share - 0.1 < macs <= share + 1e-6)
+
+
+def _macs(entry: Figures) -> float:
+    macs: float = entry["macs"]
+    return macs
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

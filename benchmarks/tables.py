@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import comparison, reconstruction
+from benchmarks import allocate, comparison, reconstruction
 from benchmarks import compress as compressed
 from benchmarks.record import RESULTS
 from benchmarks.subjects import SUBJECTS
@@ -172,6 +172,18 @@ _WAYS = {
 }
 
 
+def ingredients() -> str:
+    """What each ingredient of `allocate` is worth."""
+    head, rows, records = allocate.worth()
+    return _table(head, rows) + "\n\n" + _commands(records) if rows else "No results yet."
+
+
+def curve() -> str:
+    """`allocate` beside others from 80 % to 20 % of the MACs."""
+    head, rows, records = allocate.curves()
+    return _table(head, rows) + "\n\n" + _commands(records) if rows else "No results yet."
+
+
 def evaluator() -> str:
     """Candidates a minute, one ingredient more at a time, and how plans then rank."""
     (record,) = _load("evaluator.json")
@@ -204,6 +216,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "compress": compress,
     "methods": methods,
     "correlation": correlation,
+    "ingredients": ingredients,
+    "curve": curve,
     "reconstruct": reconstruct,
     "faults": faults,
     "core": core,
