@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from benchmarks.tables import PAGE, generated
 from models.settings import Settings
 from search.spec import (
+    AllocateSpec,
     AmcSpec,
     BudgetSpec,
     EvaluationSpec,
@@ -68,6 +69,7 @@ def test_the_guide_names_every_setting() -> None:
     guide = (ROOT / "docs" / "guide.md").read_text()
     parts: list[type[BaseModel]] = [JobSpec, EvaluationSpec, FineTuneSpec, RoundingSpec]
     parts += [
+        AllocateSpec,
         AmcSpec,
         RewardSpec,
         BudgetSpec,
