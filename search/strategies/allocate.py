@@ -16,9 +16,9 @@ an exact allocation (`search.allocation`), a search over coefficients around it.
 
        weighted loss = l^power * exp(slope * d + coupling * [several layers read the group])
 
-   `power` is how losses grow together, `slope` that what early layers lose later ones make good,
-   and `coupling` that a residual stream's channels are missed everywhere. A factor for each group
-   was tried: moving them at random made plans worse (ResNet-20).
+   (`weighted`). `power` is how losses grow together, `slope` that what early layers lose later
+   ones make good, and `coupling` that a residual stream's channels are missed everywhere. A factor
+   for each group was tried: moving them at random made plans worse (ResNet-20).
 3. A draft is solved layer after layer on its own inputs. Solved for one by one on the original's
    inputs, plans rank otherwise: what later layers make good is not seen.
 4. The search goes in rounds: the first of them spreads around weights that were good on other
@@ -34,20 +34,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from search.allocation import Allocator
-from search.cost import Budget, CostModel
+from search.cost import Budget
 from search.levels import anchors
 from search.space import Plan
 from search.spec import AllocateSpec
 from search.strategies.base import Outcome, Problem, Proposal
 from search.strategies.ledger import Ledger
-
-Floats = NDArray[np.float64]
+from search.strategies.weighted import Weighted, Weights
 
 PRIOR = (0.0, 0.4, 1.1)
 """`log(power)`, `slope` and `coupling` of the first trial."""
@@ -56,30 +53,15 @@ _SPREAD = (0.3, 1.0, 0.7)  # standard deviations of the first round
 _ROUNDS = (0.5, 0.75, 1.0)  # shares of the trials after each round
 _NARROWER = 0.4  # the spread of each round, as a share of the one before
 _DRAWS = 20  # weights that are drawn until their plan is a new one
-_TINY = 1e-12
-
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """What the losses are weighted by.
-
-    Attributes:
-        log_power, slope, coupling: see the module.
-    """
-
-    log_power: float
-    slope: float
-    coupling: float
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A plan that was tried; `merit` is higher for better ones, `None` if it failed."""
+    """A plan to try, and the weights that it is exact for."""
 
     number: int
     plan: Plan
     weights: Weights
-    merit: float | None = None
 
 
 class Allocate:
@@ -92,9 +74,8 @@ class Allocate:
     def __init__(self, config: AllocateSpec, problem: Problem) -> None:
         self._config, self._problem = config, problem
         self._ledger = Ledger(config.name)
+        self._weighted = Weighted(problem)
         groups = len(problem.choices)
-        self._depth = np.linspace(-0.5, 0.5, groups) if groups > 1 else np.zeros(groups)
-        self._coupled = _coupled(problem)
         self._losses: dict[int, tuple[float, ...] | None] = (
             {} if problem.levels is None else dict(enumerate(problem.levels))
         )
@@ -105,7 +86,6 @@ class Allocate:
         self._finals: dict[int, Plan] | None = None  # finalists, then points
         self._scores: dict[int, float | None] = {}  # merits of finalists and points
         self.points: tuple[int, ...] = ()
-        self._allocators: dict[int, Allocator] = {}
 
     # --- the protocol ---------------------------------------------------------------------------
 
@@ -128,8 +108,8 @@ class Allocate:
             for number, score in self._scores.items()
             if score is not None and number not in self.points
         }
-        if scores or self.done:
-            return max(scores, key=lambda number: (scores[number], -number), default=None)
+        if scores:
+            return max(scores, key=lambda number: (scores[number], -number))
         ranked = self._ranked()
         return ranked[0].number if ranked else None
 
@@ -249,7 +229,7 @@ class Allocate:
                         centre.slope + float(moved[1]),
                         centre.coupling + float(moved[2]),
                     )
-                plan = self._allocated(weights, 0)
+                plan = self._weighted.plan(self._losses, weights, self._budget(0))
                 if plan not in known:
                     break
             else:
@@ -266,7 +246,7 @@ class Allocate:
         if ranked:
             seen = {plans[0], self._problem.full}
             for step in range(1, self._config.points + 1):
-                plan = self._allocated(ranked[0].weights, step)
+                plan = self._weighted.plan(self._losses, ranked[0].weights, self._budget(step))
                 if plan not in seen:
                     seen.add(plan)
                     plans.append(plan)
@@ -282,27 +262,6 @@ class Allocate:
                 found.append((-merit, draft.number, draft))
         return [draft for _, _, draft in sorted(found, key=lambda item: item[:2])]
 
-    # --- allocation -----------------------------------------------------------------------------
-
-    def _allocated(self, weights: Weights, point: int) -> Plan:
-        """The best plan for weighted losses.
-
-        Args:
-            point: 0 for the budget, and up to `points` for larger ones.
-        """
-        if point not in self._allocators:
-            cost = cast(CostModel, self._problem.cost)  # the one cost function that is polynomial
-            self._allocators[point] = Allocator(cost, self._budget(point), self._problem.choices)
-        factors = np.exp(weights.slope * self._depth + weights.coupling * self._coupled)
-        power = math.exp(weights.log_power)
-        losses = [
-            factor * np.array([loss[width - 1] for width in options]) ** power
-            for factor, loss, options in zip(
-                factors, self._known(), self._problem.choices, strict=True
-            )
-        ]
-        return self._allocators[point].solve([_falling(loss) for loss in losses]).plan
-
     def _budget(self, point: int) -> Budget:
         """Evenly spaced in every limited cost between the limit and the original's."""
         share = point / (self._config.points + 1)
@@ -314,48 +273,11 @@ class Allocate:
             }
         )
 
-    def _known(self) -> list[tuple[float, ...]]:
-        """The losses of every group; one that could not be measured loses as the others on average.
-
-        By keep ratio; as much as it is narrowed where none could be measured.
-        """
-        found = {group: losses for group, losses in self._losses.items() if losses is not None}
-        shares = np.linspace(0.05, 1, 20)
-        curves = [
-            np.interp(shares, np.arange(1, len(losses) + 1) / len(losses), losses)
-            for losses in found.values()
-            if len(losses) > 1
-        ]
-        mean = np.mean(curves, axis=0) if curves else 1 / shares - 1
-        result = []
-        for group, options in enumerate(self._problem.choices):
-            ratios = np.arange(1, options[-1] + 1) / options[-1]
-            guess = np.interp(ratios, shares, mean)
-            result.append(found.get(group, tuple(guess.tolist())))
-        return result
-
-
-def _coupled(problem: Problem) -> Floats:
-    """`(groups,)`: 1 where several layers read the group, as those of a residual stream."""
-    if problem.space is None:
-        return np.zeros(len(problem.choices))
-    readers = (
-        sum(member.role == "consumes" for member in group.members) for group in problem.space.groups
-    )
-    return np.array([float(count > 1) for count in readers])
-
 
 def _merit(outcome: Outcome, score: float | None) -> float | None:
     """Higher is better; `None` if the trial failed."""
     divergence = outcome.metrics.get("kl", math.nan)
     return -divergence if score is not None and math.isfinite(divergence) else score
-
-
-def _falling(losses: Floats) -> Floats:
-    """Losses that fall by a little at least with every width, so that what is left is used up."""
-    steps = np.arange(len(losses) - 1, -1, -1, dtype=np.float64)
-    lowest: Floats = np.maximum.accumulate(losses[::-1])[::-1] + _TINY * steps
-    return lowest
 
 
 def _tags(weights: Weights) -> dict[str, float]:
