@@ -5,7 +5,15 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 
 class Frozen(BaseModel):
@@ -315,17 +323,19 @@ class JobSpec(Frozen):
     seed: int = Field(0, ge=0, lt=2**63)
     name: str | None = Field(None, max_length=200)
 
-    @model_validator(mode="after")
-    def _solvable(self) -> JobSpec:
-        solves = self.evaluation.calibration and self.evaluation.reconstruction != "none"
-        if self.strategy.name == "allocate" and not solves:
+    @field_validator("evaluation")
+    @classmethod
+    def _calibrated(cls, evaluation: EvaluationSpec, info: ValidationInfo) -> EvaluationSpec:
+        """The strategy and the criterion, which come before, have what they go by."""
+        solves = evaluation.calibration and evaluation.reconstruction != "none"
+        if isinstance(info.data.get("strategy"), AllocateSpec) and not solves:
             raise ValueError(
                 "the strategy allocate solves for weights: it needs evaluation.calibration, and "
                 "evaluation.reconstruction parallel or sequential"
             )
-        if self.criterion == "obs" and not self.evaluation.calibration:
+        if info.data.get("criterion") == "obs" and not evaluation.calibration:
             raise ValueError("the criterion obs goes by the data: it needs evaluation.calibration")
-        return self
+        return evaluation
 
     @property
     def levels(self) -> dict[str, Any]:

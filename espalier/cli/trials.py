@@ -64,6 +64,9 @@ def _show(view: dict[str, Any], about: dict[str, Any], found: list[dict[str, Any
     for title in ("trial", "from", *(COSTS[name] for name in names)):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column(view["spec"]["evaluation"]["metric"] + " score", justify="right", no_wrap=True)
+    allocated = view["spec"]["strategy"]["name"] == "allocate"
+    if allocated:  # which goes by it
+        table.add_column("divergence", justify="right", no_wrap=True)
     several = any(trial["front"] is not None for trial in found)
     if several:
         table.add_column("front", no_wrap=True)
@@ -78,6 +81,7 @@ def _show(view: dict[str, Any], about: dict[str, Any], found: list[dict[str, Any
             "" if trial["parent"] is None else str(trial["parent"]),
             *shares,
             _score(trial),
+            *([f"{trial['metrics']['kl']:.3g}" if "kl" in trial["metrics"] else ""] * allocated),
             *(["yes" if trial["front"] else ""] if several else []),
             "yes" if trial["kept"] else "",
             escape(_tags(trial, groups)),

@@ -77,25 +77,22 @@ def _facts(trial: Trial) -> dict[str, Any]:
 
 
 def curve_section(result: Result, metric: str, final: Mapping[str, float]) -> Markup:
-    """The report's section: a plot for each limit and a table; nothing if there are no points.
+    """The report's section: plots for each limit and a table; nothing if there are no points.
 
     Args:
-        metric: shown in the plots.
+        metric: shown beside the divergence from the original, which tells networks apart where the
+            metric does not.
         final: as `curve_facts` takes it.
     """
     if not points_of(result):
         return Markup()
     facts = curve_facts(result, final)
-    shown = Landscape(
-        metric=metric,
-        original=Point(facts["original"]["cost"], facts["original"]["metrics"][metric]),
-        trials=(),
-        path=_plotted([facts["winner"]], metric),
-        final=next(iter(_plotted([{**facts["winner"], "metrics": final}], metric)), None),
-        control=None,
-        curve=_plotted([facts["winner"], *facts["points"], facts["original"]], metric),
-    )
-    plots = [Markup(landscape(shown, name, limit)) for name, limit in result.limits.items()]
+    shown = [_landscape(facts, name) for name in dict.fromkeys((metric, "kl"))]
+    plots = [
+        Markup(landscape(each, name, limit))
+        for name, limit in result.limits.items()
+        for each in shown
+    ]
     note = (
         "The search for one budget knows what every group loses, so it also gives the best plans "
         "that it knows for larger ones: the points. Each is solved on all calibration examples and "
@@ -108,8 +105,21 @@ def curve_section(result: Result, metric: str, final: Mapping[str, float]) -> Ma
     )
     return tag(
         "section", tag("h2", "One search, many budgets"), tag("p", note), *plots, fetch,
-        _table(result, facts),
+        _table(result, facts, metric),
     )  # fmt: skip
+
+
+def _landscape(facts: Facts, metric: str) -> Landscape:
+    original, winner = facts["original"], facts["winner"]
+    return Landscape(
+        metric=metric,
+        original=Point(original["cost"], original["metrics"][metric]),
+        trials=(),
+        path=_plotted([winner], metric),
+        final=next(iter(_plotted([{**winner, "metrics": winner["finetuned"]}], metric)), None),
+        control=None,
+        curve=_plotted([winner, *facts["points"], original], metric),
+    )
 
 
 def _plotted(networks: Sequence[Facts], metric: str) -> list[Point]:
@@ -117,11 +127,11 @@ def _plotted(networks: Sequence[Facts], metric: str) -> list[Point]:
     return [Point(cost, value) for cost, value in found if math.isfinite(value)]
 
 
-def _table(result: Result, facts: Facts) -> Markup:
+def _table(result: Result, facts: Facts, metric: str) -> Markup:
     """The original first, then ever smaller networks, and the winner after fine-tuning."""
     original, winner = facts["original"], facts["winner"]
-    metrics = [name for name in words.METRICS if name in original["metrics"]]
-    metrics = [n for n in metrics if n not in ("top5", "kl")] if "top1" in metrics else metrics
+    shown = {metric, "top1", "agreement", "kl"} & original["metrics"].keys()
+    metrics = [name for name in words.METRICS if name in shown]
     networks: list[tuple[str, Facts, str]] = [("Original", original, "")]
     networks += [
         (f"Trial {each['trial']}", each, _command(each)) for each in reversed(facts["points"])

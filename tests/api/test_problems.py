@@ -67,6 +67,12 @@ def test_a_body_that_is_no_json(http: httpx.Client) -> None:
         ({"strategy": {"name": "random", "trials": 0}}, "strategy.trials", "at least 1"),
         ({"budget": {"macs": "120%"}}, "budget.macs", None),
         ({"colour": "red"}, "colour", None),
+        (
+            {"strategy": {"name": "allocate"}, "evaluation": {"calibration": 0}},
+            "evaluation",
+            None,
+        ),
+        ({"criterion": "obs", "evaluation": {"calibration": 0}}, "evaluation", None),
         ({"name": "x" * 201}, "name", "at most 200 long"),
     ],
 )

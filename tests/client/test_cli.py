@@ -245,14 +245,21 @@ def test_points_and_finalists_are_told_apart(run: Run, running: Running, files: 
                 Trial(
                     job_id=job, number=number, plan=[4, 8], tuning_steps=0, tags=each,
                     score=0.5 + number / 100, cost={"macs": 39192 + number, "params": 1},
-                    finished_at=0.0,
+                    metrics={"kl": number / 8} if number else {}, finished_at=0.0,
                 )
             )  # fmt: skip
         row = lock_job(session, job)
         row.best = 4
         row.summary = {"points": [{"trial": 5}, {"trial": 6}]}
     shown = run("trials", job).stdout
-    for words in ("losses of first", "losses of second", "slope 0.5", "finalist", "point 2"):
+    for words in (
+        "losses of first",
+        "losses of second",
+        "slope 0.5",
+        "finalist",
+        "point 2",
+        "0.375",
+    ):
         assert words in shown
     found = json.loads(run("trials", job, "--points", "--json").stdout)
     assert [trial["number"] for trial in found] == [4, 5, 6]

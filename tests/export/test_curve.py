@@ -130,7 +130,7 @@ def test_the_page_tells_how_to_get_each_network() -> None:
         assert f"{100 * network['metrics']['top1']:.2f} %" in page.text
     for group in digits().space.groups:
         assert f"<!-- {group.name} -->" in read("report.html")
-    assert page.tags.count("svg") == 4  # curve, search, levels, fine-tuning
+    assert page.tags.count("svg") == 5  # curve, its divergence, search, levels, fine-tuning
 
 
 # --- the parts ----------------------------------------------------------------------------------
@@ -177,11 +177,11 @@ def test_single_cuts_are_not_drawn_among_the_trials() -> None:
     assert len(drawn) == len(result.trials) - len(result.space.groups)
 
 
-def test_one_plot_of_the_curve_for_each_limit() -> None:
+def test_two_plots_of_the_curve_for_each_limit() -> None:
     result = searched()
     both = dataclasses.replace(result, limits={**result.limits, "params": result.before["params"]})
     pages = [Page(report(each, some_metrics())) for each in (result, both)]
-    assert pages[1].tags.count("svg") == pages[0].tags.count("svg") + 2
+    assert pages[1].tags.count("svg") == pages[0].tags.count("svg") + 3
 
 
 def test_a_metric_that_a_point_lacks_is_a_dash() -> None:

@@ -1,0 +1,145 @@
+"""Which job takes the levels of groups over, and from which one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from sqlalchemy.orm import Session
+
+from models.database import Database
+from models.deletion import delete_job
+from models.job import Job
+from models.jobs import create_job, get_job, request_cancel
+from models.trial import Trial
+from models.uploads import create_dataset, create_network
+from search.spec import JobSpec
+from worker.levels import known_levels
+
+LOSSES = [[0.5, 0.25, 0.0], [1.0, 0.0]]
+GROUPS = [{"name": "first", "channels": 3}, {"name": "second", "channels": 2}]
+
+
+@pytest.fixture
+def files(database: Database) -> dict[str, str]:
+    """Ids of two networks and two datasets."""
+    with database.transaction() as session:
+        given: dict[str, Any] = {"size_bytes": 1, "description": {}}
+        made = {}
+        for place, name in enumerate(("network", "other network")):
+            row = create_network(session, name=name, digest=f"{place}" * 64, **given)
+            made[name] = row.id
+        for place, name in enumerate(("dataset", "other dataset")):
+            data = create_dataset(session, name=name, digest=f"{place + 2}" * 64, **given)
+            made[name] = data.id
+        return made
+
+
+def submitted(session: Session, files: dict[str, str], **changes: Any) -> Job:
+    spec = {
+        "network": files["network"],
+        "dataset": files["dataset"],
+        "budget": {"macs": "50%"},
+        "strategy": {"name": "allocate"},
+        **changes,
+    }
+    return create_job(session, JobSpec.model_validate(spec).model_dump(mode="json")).job
+
+
+def measured(
+    session: Session, job: Job, losses: Sequence[list[float] | None] = LOSSES, finished: bool = True
+) -> None:
+    """Its levels are measured by its own trials; `None` for one that failed."""
+    job.prepared = {"groups": GROUPS, "levels": None}
+    for group, found in enumerate(losses):
+        session.add(
+            Trial(
+                job_id=job.id, number=group, plan=[1, 1], tuning_steps=0, tags={}, levels_of=group,
+                losses=found, finished_at=1.0 if finished else None,
+            )
+        )  # fmt: skip
+    session.flush()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"budget": {"params": 1000}},
+        {"strategy": {"name": "allocate", "trials": 5, "points": 3}},
+        {"criterion": "obs"},
+        {"evaluation": {"metric": "agreement", "racing": True}},
+        {"finetune": {"epochs": 0}, "name": "another"},
+    ],
+)
+def test_a_job_that_agrees_takes_them_over(
+    database: Database, files: dict[str, str], changes: dict[str, Any]
+) -> None:
+    with database.transaction() as session:
+        measured(session, submitted(session, files))
+        assert known_levels(session, submitted(session, files, **changes)) == LOSSES
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"network": "other network"},
+        {"dataset": "other dataset"},
+        {"seed": 1},
+        {"criterion": "l1"},
+        {"rounding": {"multiple": 2}},
+        {"evaluation": {"calibration": 100}},
+        {"evaluation": {"holdout": 100}},
+        {"evaluation": {"reconstruction": "sequential"}},
+        {"strategy": {"name": "uniform"}},
+    ],
+)
+def test_a_job_that_differs_does_not(
+    database: Database, files: dict[str, str], changes: dict[str, Any]
+) -> None:
+    changes = {key: files.get(str(value), value) for key, value in changes.items()}
+    with database.transaction() as session:
+        measured(session, submitted(session, files))
+        assert known_levels(session, submitted(session, files, **changes)) is None
+
+
+def test_what_was_taken_over_is_handed_on(database: Database, files: dict[str, str]) -> None:
+    with database.transaction() as session:
+        submitted(session, files).prepared = {"groups": GROUPS, "levels": LOSSES}
+        assert known_levels(session, submitted(session, files)) == LOSSES
+
+
+@pytest.mark.parametrize("losses", [[LOSSES[0]], [LOSSES[0], None]])
+def test_levels_that_are_not_all_there_are_measured_anew(
+    database: Database, files: dict[str, str], losses: list[list[float] | None]
+) -> None:
+    """One trial has not come back, or failed: an older job may have them all."""
+    with database.transaction() as session:
+        older = submitted(session, files)
+        measured(session, submitted(session, files), losses)
+        assert known_levels(session, submitted(session, files)) is None
+        measured(session, older)
+        assert known_levels(session, submitted(session, files)) == LOSSES
+
+
+def test_a_job_that_is_running_or_was_canceled_has_them_too(
+    database: Database, files: dict[str, str]
+) -> None:
+    with database.transaction() as session:
+        first = submitted(session, files)
+        measured(session, first, finished=False)
+        assert known_levels(session, submitted(session, files)) is None
+        for trial in session.query(Trial):
+            trial.finished_at = 1.0
+        request_cancel(session, first.id)
+        assert known_levels(session, submitted(session, files)) == LOSSES
+
+
+def test_a_deleted_job_has_none(database: Database, files: dict[str, str]) -> None:
+    with database.transaction() as session:
+        first = submitted(session, files).id
+        measured(session, get_job(session, first))
+        request_cancel(session, first)
+        delete_job(session, first)
+        assert known_levels(session, submitted(session, files)) is None
