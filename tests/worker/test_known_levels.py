@@ -141,5 +141,7 @@ def test_a_deleted_job_has_none(database: Database, files: dict[str, str]) -> No
         first = submitted(session, files).id
         measured(session, get_job(session, first))
         request_cancel(session, first)
+    with database.transaction() as session:
         delete_job(session, first)
+    with database.transaction() as session:
         assert known_levels(session, submitted(session, files)) is None
