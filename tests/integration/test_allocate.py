@@ -6,6 +6,7 @@ One service is shared by the tests of this file, and most of them look at the sa
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from typer.testing import CliRunner
 
 import espalier
+from benchmarks.faults import victims
 from benchmarks.service import Service
 from espalier.cli import app
 from espalier.connection import url_of
@@ -175,9 +177,29 @@ def test_another_budget_takes_the_levels_over(
     groups = [artifact(client, each, "levels.json") for each in (job, again)]
     assert [each["taken_over"] for each in groups] == [False, True]
     assert groups[0]["groups"] == groups[1]["groups"]
-    # A third one takes them from the second.
-    third = submitted(client, uploads, budget={"macs": "70%"}, strategy={**STRATEGY, "trials": 1})
-    assert stored(data, third)[0]["levels"] == prepared["levels"]
+
+
+def test_a_killed_worker_changes_nothing(
+    service: Service, client: espalier.Client, uploads: dict[str, str], data: Path, job: str
+) -> None:
+    """Nor does it matter to the plans and their weights that the levels were known before."""
+    again: str = client.submit({**SPEC, **uploads})["id"]
+    while client.job(again)["trials"] < 2:
+        time.sleep(0.1)
+    killed = next(iter(victims(service, "child")))
+    killed.kill()
+    assert client.wait(again, timeout=240)["state"] == "succeeded"
+    assert not any(trial["levels_of"] is not None for trial in stored(data, again)[1])
+    curves = [client.curve(each) for each in (job, again)]
+    for curve in curves:
+        for network in (curve["winner"], *curve["points"]):
+            del network["trial"]  # the first job's begin behind the levels
+    assert curves[0] == curves[1]
+    weights = [
+        [trial["weights"] for trial in stored(data, each)[1] if trial["weights"]]
+        for each in (job, again)
+    ]
+    assert weights[0] == weights[1]
 
 
 def test_other_settings_measure_anew(
