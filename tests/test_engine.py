@@ -177,12 +177,12 @@ def prepared(materials: Materials) -> Prepared:
     return engine.prepare(materials.job(), materials.files)
 
 
-@pytest.mark.usefixtures("forgetful")
 def _unraced(trial: Trial) -> Trial:
     """Without the score to beat, which depends on what has returned."""
     return replace(trial, proposal=replace(trial.proposal, floor=None))
 
 
+@pytest.mark.usefixtures("forgetful")
 def test_same_winner_for_any_number_of_slots_and_every_time(
     materials: Materials, prepared: Prepared, finished: Finished
 ) -> None:

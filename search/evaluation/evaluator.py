@@ -128,7 +128,7 @@ class Evaluator(Examiner):
         return self.first(self._cut(kept, None), count)
 
     def _solved(self, kept: Kept, solve: Solve) -> Evaluated:
-        """Solved layer after layer."""
+        """Solved layer after layer; `solved_on` says on how many calibration examples."""
         batches, passes = self.held_together, PASSES
         if solve == "draft":
             share = max(1, -(-_DRAFT // self._calibration.batch), len(batches) // 4)
@@ -137,9 +137,10 @@ class Evaluator(Examiner):
         network = sequential(self.original, cut, self.space, kept, batches, passes=passes)
         if self.spec.evaluation.recalibration not in ("auto", "none"):
             self.recalibrate(network, kept)
-        metrics = self.measure(network, "holdout")
+        measured = self.measure(network, "holdout")
+        metrics = finite(measured) | {"solved_on": float(sum(map(len, batches)))}
         state = snapshot(network) if solve == "full" else {}
-        return Evaluated(finite(metrics), self.score(metrics), kept, state)
+        return Evaluated(metrics, self.score(measured), kept, state)
 
     def _cut(self, kept: Kept, start: Start | None) -> GraphModule:
         """Cut and reconstructed, in eval mode; without a start it shares the original's tensors."""
