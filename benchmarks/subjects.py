@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import espalier
-from benchmarks import cifar, imagenet, networks
+from benchmarks import cifar, imagenet, networks, trained
 from espalier.format.package import Preprocessing
 from search.spec import Metric
 
@@ -35,6 +35,7 @@ class Subject:
         holdout_is: what scores the trials, in words.
         test_is: what the finished networks are measured on, once, in words.
         data: makes the arrays of the dataset, always the same.
+        trained: whether the network is one of `benchmarks.trained`, not a published one.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Subject:
     holdout_is: str
     test_is: str
     data: Callable[[], Arrays]
+    trained: bool = False
 
     def write(self, folder: Path) -> tuple[Path, Path]:
         """The package and the dataset as files in a folder, made if they are not there yet."""
@@ -56,7 +58,9 @@ class Subject:
             partial = folder / f"{self.name}.partial.npz"
             np.savez(partial, allow_pickle=False, **self.data())
             partial.replace(data)
-        if not package.exists():
+        if self.trained:
+            package = trained.package(self.name)
+        elif not package.exists():
             espalier.pack(
                 networks.published(self.name, cifar.folder()),
                 self.example,
@@ -103,6 +107,25 @@ def _imagenet(name: str, evaluations: int, pixels: int) -> Subject:
     )
 
 
+def _fashion(name: str) -> Subject:
+    def data() -> Arrays:
+        return trained.dataset(8_000, 0, holdout=2_000)
+
+    return Subject(
+        name,
+        evaluations=130,
+        metric="top1",
+        epochs=0,
+        augment="none",
+        example=trained.EXAMPLE,
+        preprocessing=trained.PREPROCESSING,
+        holdout_is="1,000 images that the network was never trained on",
+        test_is="the 10,000 test images of Fashion-MNIST",
+        data=data,
+        trained=True,
+    )
+
+
 _SEEN = "1,000 training images (drawn anew for each seed) that the network was trained on"
 _TEST = "1,000 lossless test images, unseen"
 
@@ -119,5 +142,7 @@ SUBJECTS = {
         _cifar("cifar10_resnet56a", 300, _SEEN, _TEST),
         _imagenet("imagenet_mobilenet_v1_0.25_128", 130, 128),
         _imagenet("imagenet_mobilenet_v1_0.5_160", 130, 160),
+        _fashion("fashion_vit"),
+        _fashion("fashion_vgg"),
     )
 }
