@@ -197,16 +197,17 @@ def test_the_process_ends_with_its_parent(files: dict[str, Any]) -> None:
         assert process.stdout.read() == b""
 
 
-def test_latencies_alternate_and_are_medians(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_latencies_take_turns_and_are_of_the_fastest_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
 
     def seconds(network: Any, _: Any) -> float:
         order.append(network)
-        return {"a": 1.0, "b": 2.0}[network] + (100 if len(order) % 5 == 0 else 0)
+        busy = len(order) % 4 != 1  # whoever else runs interrupts most of them
+        return {"a": 1.0, "b": 2.0}[network] + (100 if busy else 0)
 
     monkeypatch.setattr("search.export.latency._seconds", seconds)
     first: Any = "a"
     second: Any = "b"
     assert latencies(first, second, torch.zeros(1)) == (1.0, 2.0)
-    assert order == ["a", "b"] * (len(order) // 2)
+    assert order == ["b", "a", "a", "b"] * (len(order) // 4)
     assert len(order) > 2 * RUNS
