@@ -22,10 +22,10 @@ def _seconds(network: nn.Module, inputs: Tensor) -> float:
 def latencies(first: nn.Module, second: nn.Module, inputs: Tensor) -> tuple[float, float]:
     """Time in seconds of the fastest of `RUNS` runs of both networks on the same inputs.
 
-    Their runs alternate, and which one comes first does, too. The fastest, not the median: on a busy
-    machine a time slice is about as long as a run of each, so that it always interrupts the same
-    one. Measured there on ResNet-20 at half the MACs, whose share is 0.71 of the original's
-    processor time: medians 0.27 to 2.6, fastest 0.64 to 0.74.
+    Their runs alternate, and which one comes first does, too. The fastest, not the median: on a
+    busy machine a time slice is about as long as a run of each, so it always interrupts the same
+    one. Measured there on ResNet-20 at half the MACs, whose share of the original's processor time
+    is 0.71: medians 0.27 to 2.6, fastest 0.64 to 0.74.
     """
     times: tuple[list[float], list[float]] = ([], [])
     with torch.inference_mode():

@@ -202,7 +202,7 @@ def test_latencies_take_turns_and_are_of_the_fastest_runs(monkeypatch: pytest.Mo
 
     def seconds(network: Any, _: Any) -> float:
         order.append(network)
-        busy = len(order) % 4 != 1  # whoever else runs interrupts most of them
+        busy = len(order) % 3 != 1  # whoever else runs interrupts most of them
         return {"a": 1.0, "b": 2.0}[network] + (100 if busy else 0)
 
     monkeypatch.setattr("search.export.latency._seconds", seconds)
