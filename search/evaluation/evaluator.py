@@ -14,9 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from espalier.format.package import Manifest
 from search.cost import CostModel
-from search.evaluation.data import Dataset
 from search.evaluation.measuring import Examiner
 from search.evaluation.metrics import finite
 from search.evaluation.racing import calibration
@@ -26,8 +24,7 @@ from search.evaluation.tuning import Tuning
 from search.pruning import apply, apply_further, clone, everything, select
 from search.pruning.positions import alive
 from search.reconstruction import PASSES, Parallel, Removal, sequential
-from search.space import Kept, Plan, SearchSpace
-from search.spec import JobSpec
+from search.space import Kept, Plan
 from search.strategies.base import Solve
 
 Start = tuple[Kept, Mapping[str, Tensor]]
@@ -62,18 +59,14 @@ class Evaluator(Examiner):
     Args and errors: as of `Examiner`.
     """
 
-    def __init__(
-        self,
-        network: GraphModule,
-        space: SearchSpace,
-        dataset: Dataset,
-        manifest: Manifest,
-        spec: JobSpec,
-        device: str | torch.device = "cpu",
-    ) -> None:
-        super().__init__(network, space, dataset, manifest, spec, device)
-        self._tuning = Tuning(self.original, self.feed, self.splits.tuning, spec.evaluation)
-        self._cache: OrderedDict[tuple[Kept, float | None], Evaluated] = OrderedDict()
+    @cached_property
+    def _tuning(self) -> Tuning:
+        return Tuning(self.original, self.feed, self.splits.tuning, self.spec.evaluation)
+
+    @cached_property
+    def _cache(self) -> OrderedDict[tuple[Kept, float | None], Evaluated]:
+        """Untuned trials by what they kept and had to beat."""
+        return OrderedDict()
 
     def network(self, kept: Kept, start: Start | None = None) -> GraphModule:
         """A pruned network of its own tensors, in eval mode.

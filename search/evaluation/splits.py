@@ -64,7 +64,8 @@ def sizes(train: int, own_holdout: int | None, own_test: int | None, spec: Evalu
     left = train - test if own_test is None else train
     taken = min(spec.holdout, max(1, left // 4)) if own_holdout is None else 0
     holdout = taken if own_holdout is None else min(spec.holdout, own_holdout)
-    calibration = min(spec.calibration, (left - taken) // 2)
+    rest = left - taken
+    calibration = max(0, min(spec.calibration, rest // 2, rest - 2))  # batch-norm takes two
     tuning = left - taken - calibration
     if tuning < 2:
         raise DatasetTooSmall(

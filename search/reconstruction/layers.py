@@ -84,7 +84,6 @@ class Layer:
 
         The features of a convolution are its kernel's positions, and channels within each.
 
-
         Args:
             x: `(n, c_in, *spatial)`, or `(..., features)` for a linear map.
         """

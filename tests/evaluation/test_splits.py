@@ -60,7 +60,8 @@ def test_no_example_is_in_two_splits_and_none_is_lost(
         assert found.test.tolist() == list(range(test))
     assert sorted(np.concatenate(of_train).tolist()) == list(range(train))
     assert len(found.holdout) == min(holdout, max(1, left // 4))
-    assert len(found.calibration) == min(calibration, (left - len(found.holdout)) // 2)
+    rest = left - len(found.holdout)
+    assert len(found.calibration) == min(calibration, rest // 2, rest - 2)
     assert len(found.tuning) >= 2
     for name in ("calibration", "tuning", "holdout", "test"):
         np.testing.assert_array_equal(getattr(found, name), getattr(again, name))
