@@ -41,8 +41,10 @@ def specification(options: argparse.Namespace) -> dict[str, Any]:
         },
         "finetune": {
             "epochs": options.epochs,
-            "learning_rate": 0.02,
+            "learning_rate": options.learning_rate,
+            "weight_decay": options.weight_decay,
             "distillation": options.distillation,
+            "temperature": options.temperature,
             "augment": "crop_flip",
         },
         "seed": options.seed,
@@ -100,7 +102,10 @@ def main() -> None:
     parser.add_argument("--first-step", type=float, default=0.03)
     parser.add_argument("--tuning-steps", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--learning-rate", type=float, default=0.02)
+    parser.add_argument("--weight-decay", type=float, default=1e-4)
     parser.add_argument("--distillation", type=float, default=0.5)
+    parser.add_argument("--temperature", type=float, default=2.0)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

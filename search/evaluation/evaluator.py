@@ -61,7 +61,7 @@ class Evaluator(Examiner):
 
     @cached_property
     def _tuning(self) -> Tuning:
-        return Tuning(self.original, self.feed, self.splits.tuning, self.spec.evaluation)
+        return Tuning(self.teach, self.feed, self.splits.tuning, self.spec.evaluation)
 
     @cached_property
     def _cache(self) -> OrderedDict[tuple[Kept, float | None], Evaluated]:

@@ -22,6 +22,7 @@ from search.evaluation import checkpoint
 from search.evaluation.augment import augment
 from search.evaluation.checkpoint import CheckpointInvalid
 from search.evaluation.evaluator import Evaluator, snapshot
+from search.evaluation.inference import laid_out, lay_out, prefers_channels_last
 from search.evaluation.metrics import distance, finite, outputs
 from search.evaluation.seeds import derive, dropout_seed, generator
 from search.evaluation.splits import Indices
@@ -56,6 +57,8 @@ class FineTuner:
     ) -> None:
         self._spec = evaluator.spec.finetune
         self._network = network.to(evaluator.device)
+        self._channels_last = prefers_channels_last(self._network)
+        lay_out(self._network, self._channels_last)
         self._evaluator = evaluator
         self._seed = seed
         self._subject = subject
@@ -111,6 +114,7 @@ class FineTuner:
         """The network with its best weights, in eval mode; call it when done."""
         if self._best:
             self._network.load_state_dict(self._best)
+        lay_out(self._network, channels_last=False)
         return self._network.eval()
 
     # --- one step -------------------------------------------------------------------------------
@@ -129,7 +133,7 @@ class FineTuner:
         inputs = augment(
             feed.inputs(part), spec.augment, generator(self._seed, _AUGMENT, self.step)
         )
-        logits = outputs(self._network, inputs)
+        logits = outputs(self._network, laid_out(inputs, self._channels_last))
         share = spec.distillation if feed.labelled else 1.0
         loss = torch.zeros((), device=logits.device)
         if share < 1:
@@ -137,8 +141,7 @@ class FineTuner:
                 logits, feed.labels(part), label_smoothing=spec.label_smoothing
             )
         if share > 0:
-            with torch.no_grad():
-                wanted = outputs(self._evaluator.original, inputs)
+            wanted = self._evaluator.teach(inputs)
             loss = loss + share * distance(logits, wanted, spec.temperature)
         return loss
 

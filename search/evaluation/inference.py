@@ -24,7 +24,7 @@ Folding = Convolution | nn.Linear
 
 
 class Inference(Run):
-    """A network in eval mode, to be called under `torch.inference_mode`; never changes it.
+    """A network in eval mode, to be called without gradients; never changes it.
 
     Args:
         network: as `espalier.load` or `apply` made it.
@@ -79,6 +79,14 @@ def laid_out(inputs: Tensor, channels_last: bool, dtype: torch.dtype | None = No
     if channels_last and inputs.dim() == 4:
         return inputs.contiguous(memory_format=torch.channels_last)
     return inputs
+
+
+def lay_out(network: nn.Module, channels_last: bool) -> None:
+    """Store the weights of convolutions of images that way, or in the ordinary one; in place."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    for parameter in network.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=layout)
 
 
 def prefers_channels_last(network: nn.Module) -> bool:

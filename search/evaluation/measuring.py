@@ -19,6 +19,7 @@ from espalier.format.package import Manifest
 from search.evaluation.data import Dataset
 from search.evaluation.feed import Feed
 from search.evaluation.fit import check_augment, check_fits, check_metric
+from search.evaluation.inference import Inference
 from search.evaluation.metrics import Tally, each, finite, outputs, score_of
 from search.evaluation.racing import race
 from search.evaluation.scoring import Inputs, Scorer, batch_of
@@ -133,6 +134,16 @@ class Examiner:
             tally.add(logits, reference[at : at + len(part)], labels)
             at += len(part)
         return tally.metrics()
+
+    def teach(self, inputs: Tensor) -> Tensor:
+        """The original's class scores `(n, classes)` of any inputs `(n, ...)`, to train towards."""
+        with torch.no_grad():
+            parts = torch.split(inputs, self._calibration.batch)
+            return torch.cat([self._teacher(part).float() for part in parts])
+
+    @cached_property
+    def _teacher(self) -> Inference:
+        return Inference(self.original)
 
     def score(self, metrics: Mapping[str, float]) -> float | None:
         """The specification's metric, higher is better; `None` if it is not a number."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -20,15 +22,19 @@ class Tuning:
     """Plain SGD on labels, or without labels towards the original's outputs.
 
     Args:
-        original: at full width, in eval mode.
+        teach: the original's class scores of given inputs.
         feed: the training examples.
         indices: those of them to tune on.
     """
 
     def __init__(
-        self, original: nn.Module, feed: Feed, indices: Indices, spec: EvaluationSpec
+        self,
+        teach: Callable[[Tensor], Tensor],
+        feed: Feed,
+        indices: Indices,
+        spec: EvaluationSpec,
     ) -> None:
-        self._original, self._feed, self._indices, self._spec = original, feed, indices, spec
+        self._teach, self._feed, self._indices, self._spec = teach, feed, indices, spec
 
     def tune(self, network: nn.Module, steps: int, seed: int) -> None:
         """So many steps, in place, on batches drawn with `seed`; ends in eval mode."""
@@ -50,9 +56,7 @@ class Tuning:
         logits = outputs(network, inputs)
         if self._feed.labelled:
             return functional.cross_entropy(logits, self._feed.labels(part))
-        with torch.no_grad():
-            wanted = outputs(self._original, inputs)
-        return distance(logits, wanted)
+        return distance(logits, self._teach(inputs))
 
 
 def batch_picks(indices: Indices, batch_size: int, steps: int, seed: int) -> list[Indices]:
