@@ -104,11 +104,6 @@ class Layer:
         x = x.permute(rank + 1, *range(rank + 1), *range(rank + 3, 2 * rank + 3), rank + 2)
         return x.reshape(self.groups, n * math.prod(x.shape[2 : rank + 2]), -1)
 
-    def outputs(self, y: Tensor) -> Tensor:
-        """`(groups, rows, c_out / groups)` of the layer's output, in the order of `inputs`."""
-        y = y.movedim(self.channel_dim, -1)
-        return y.reshape(-1, self.groups, y.shape[-1] // self.groups).movedim(1, 0)
-
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """The layer's output with other weights, `weight` of the same shape and `bias` `(c_out,)`.
 

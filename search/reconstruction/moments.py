@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
+from search.reconstruction.correlation import crossed, products
 from search.reconstruction.layers import Layer
 
 _ELEMENTS = 1 << 24  # of unfolded inputs at once: 64 MiB
@@ -39,15 +42,10 @@ class Moments:
 
 
 class Accumulator:
-    """Sums over batches; products in float32 by chunks of rows, their sums in float64.
+    """Sums over batches; products in float32 by chunks of examples, their sums in float64."""
 
-    Args:
-        squares: whether E[x x'] is wanted; else it is left at 0, which takes much less time.
-    """
-
-    def __init__(self, layer: Layer, *, squares: bool = True) -> None:
+    def __init__(self, layer: Layer) -> None:
         self._layer = layer
-        self._squares = squares
         self._rows = 0
         self._sums: list[Tensor] | None = None
 
@@ -58,26 +56,25 @@ class Accumulator:
             x: the layer's input, see `Layer.inputs`.
             target: of the shape of the layer's output.
         """
-        per_example = max(1, _features(self._layer, x))
-        size = max(1, _ELEMENTS // per_example)
+        size = max(1, _ELEMENTS // max(1, _features(self._layer, x)))
         for at in range(0, len(x), size):
             part = slice(at, at + size)
-            self._add(self._layer.inputs(x[part]), None if target is None else target[part])
+            self._add(x[part], None if target is None else target[part])
 
-    def _add(self, rows: Tensor, target: Tensor | None) -> None:
-        groups, count, _ = rows.shape
-        wanted = rows.new_zeros(groups, count, 0)
+    def _add(self, x: Tensor, target: Tensor | None) -> None:
+        layer = self._layer
+        ones = layer.inputs(x.sum(0, keepdim=True))  # a feature's sum over the examples, by place
+        groups, places, features = ones.shape
+        wanted, cross = x.new_zeros(groups, 0), x.new_zeros(groups, features, 0)
         if target is not None:
-            wanted = self._layer.outputs(target)
-        turned = rows.mT
-        square = turned @ rows if self._squares else rows.new_zeros(1)
-        sums = [rows.sum(1), square, wanted.sum(1), turned @ wanted]
+            wanted, cross = totals(layer, target), crossed(layer, x, target)
+        sums = [ones.sum(1), products(layer, x), wanted, cross]
         if self._sums is None:
             self._sums = [part.double() for part in sums]
         else:
             for total, part in zip(self._sums, sums, strict=True):
                 total += part
-        self._rows += count
+        self._rows += len(x) * places
 
     def moments(self) -> Moments:
         """The means so far.
@@ -88,6 +85,24 @@ class Accumulator:
         if self._sums is None:
             raise ValueError("no batch was taken")
         return Moments(self._rows, *(total / self._rows for total in self._sums))
+
+
+def totals(layer: Layer, target: Tensor) -> Tensor:
+    """`(g, o)`: sums of the targets over all rows."""
+    channel = layer.channel_dim % target.dim()
+    others = [dim for dim in range(target.dim()) if dim != channel]
+    return target.sum(others).view(layer.groups, -1)
+
+
+def aimed_at(
+    known: Moments, layer: Layer, inputs: Sequence[Tensor], targets: Iterable[Tensor]
+) -> Moments:
+    """Moments of the same inputs with other targets, by batch."""
+    wanted, cross = torch.zeros_like(known.target_mean), torch.zeros_like(known.cross)
+    for x, target in zip(inputs, targets, strict=True):
+        wanted += totals(layer, target)
+        cross += crossed(layer, x, target)
+    return replace(known, target_mean=wanted / known.rows, cross=cross / known.rows)
 
 
 def _features(layer: Layer, x: Tensor) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, fx
 
+from search.evaluation.inference import laid_out, prefers_channels_last
 from search.evaluation.program import Run
 
 
@@ -21,7 +22,8 @@ class Walk:
 
     def __init__(self, network: fx.GraphModule, batches: Sequence[Tensor]) -> None:
         self._run = Run(network)
-        self._batches = [self._run.begin(batch) for batch in batches]
+        last = prefers_channels_last(network)
+        self._batches = [self._run.begin(laid_out(batch, last)) for batch in batches]
         steps = self._run.program.steps
         self._place = {step.name: at for at, step in enumerate(steps)}
         self.reads = {step.name: [steps[at].name for at in step.reads] for step in steps}
