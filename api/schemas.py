@@ -172,7 +172,7 @@ def example_spec() -> dict[str, Any]:
         "network": "net_01k2m3n4p5q6r7s8t9v0w1x2y3",
         "dataset": "data_01k2m3n4p5q6r7s8t9v0w1x2y3",
         "budget": {"macs": "50%"},
-        "strategy": {"name": "netadapt", "tuning_steps": 10},
+        "strategy": {"name": "allocate", "points": 4},
         "finetune": {"epochs": 3},
         "name": "digits at half the MACs",
     }

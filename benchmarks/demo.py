@@ -31,7 +31,7 @@ ROOT = Path("var/demo")
 JOB = {
     "name": "digits at half the MACs",
     "budget": {"macs": "50%"},
-    "strategy": {"name": "netadapt", "first_step": 0.06, "decay": 0.98, "tuning_steps": 5},
+    "strategy": {"name": "allocate", "points": 3},
     "evaluation": {"calibration": 256, "holdout": 350, "metric": "cross_entropy"},
     "finetune": {"epochs": 8, "learning_rate": 0.02, "batch_size": 64},
     "seed": 0,
@@ -86,7 +86,7 @@ def accuracies(
 
 
 def show(result: dict[str, Any], loaded: dict[str, float], console: Console) -> None:
-    table = Table(title="Digits, NetAdapt at 50 % of the MACs")
+    table = Table(title="Digits at 50 % of the MACs")
     for name in ("", "before", "after", "ratio"):
         table.add_column(name, justify="left" if not name else "right")
     rows = {

@@ -149,7 +149,9 @@ class Runs:
         spec = self.spec(variant, seed)
         evaluations = self.options.evaluations or self.subject.evaluations
         strategy = strategy_of(method, self.problem, spec, evaluations)
-        spec = spec.model_copy(update={"strategy": strategy})
+        # Validated anew: the default of the criterion follows from the strategy.
+        fields = spec.model_dump(exclude={"criterion"}) | {"strategy": strategy}
+        spec = JobSpec.model_validate(fields)
         store, job, key = self.store(), _job(spec), _key(method, variant, seed)
         if store.has(job, **key):
             return
@@ -197,8 +199,8 @@ def _key(method: str, variant: str, seed: int) -> dict[str, Any]:
 
 
 def _job(spec: JobSpec) -> dict[str, Any]:
-    job: dict[str, Any] = spec.model_dump(mode="json", exclude_defaults=True)
-    return job
+    strategy = spec.strategy.model_dump(mode="json", exclude_defaults=True)
+    return {**spec.model_dump(mode="json", exclude_defaults=True), "strategy": strategy}
 
 
 def _facts(run: Compression, found: Found, spec: JobSpec) -> dict[str, Any]:

@@ -311,9 +311,10 @@ class JobSpec(Frozen):
     network: str = Field(description="id of an uploaded network")
     dataset: str = Field(description="id of an uploaded dataset")
     budget: BudgetSpec
-    strategy: StrategySpec = NetAdaptSpec()
+    strategy: StrategySpec = AllocateSpec()
     criterion: Criterion | None = Field(
         None,
+        validate_default=True,
         description="what ranks the channels of a group; obs, the optimal brain surgeon, goes by "
         "what least squares cannot make good. If left out, obs with allocate, else l1",
     )
@@ -323,6 +324,12 @@ class JobSpec(Frozen):
     seed: int = Field(0, ge=0, lt=2**63)
     name: str | None = Field(None, max_length=200)
 
+    @field_validator("criterion")
+    @classmethod
+    def _ranking(cls, criterion: Criterion | None, info: ValidationInfo) -> Criterion:
+        """The default filled in, so that one written out is the same request."""
+        return criterion or ("obs" if isinstance(info.data.get("strategy"), AllocateSpec) else "l1")
+
     @field_validator("evaluation")
     @classmethod
     def _calibrated(cls, evaluation: EvaluationSpec, info: ValidationInfo) -> EvaluationSpec:
@@ -331,7 +338,7 @@ class JobSpec(Frozen):
         if isinstance(info.data.get("strategy"), AllocateSpec) and not solves:
             raise ValueError(
                 "the strategy allocate solves for weights: it needs evaluation.calibration, and "
-                "evaluation.reconstruction parallel or sequential"
+                "evaluation.reconstruction parallel or sequential; or name another strategy"
             )
         if info.data.get("criterion") == "obs" and not evaluation.calibration:
             raise ValueError("the criterion obs goes by the data: it needs evaluation.calibration")
@@ -346,5 +353,7 @@ class JobSpec(Frozen):
 
     @property
     def ranking(self) -> Criterion:
-        """The criterion, the default filled in."""
-        return self.criterion or ("obs" if self.strategy.name == "allocate" else "l1")
+        """The criterion, which validation has filled in."""
+        if self.criterion is None:
+            raise TypeError("a specification that was not validated has no criterion")
+        return self.criterion

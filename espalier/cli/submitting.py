@@ -136,10 +136,10 @@ def register(app: typer.Typer) -> None:
         strategy: Annotated[
             str,
             typer.Option(
-                help="uniform, random, netadapt, sensitivity, optuna, amc, allocate; its settings "
+                help="allocate, netadapt, amc, optuna, sensitivity, random, uniform; its settings "
                 "by --set."
             ),
-        ] = "netadapt",
+        ] = "allocate",
         set_: Annotated[
             list[str],
             typer.Option(

@@ -127,8 +127,9 @@ def test_the_same_key_gives_the_same_job(http: httpx.Client, running: Running, s
     assert again.json()["id"] == first.json()["id"]
     assert count(running) == before
     # The defaults written out are the same request.
-    spelled = {**spec, "seed": 0, "criterion": None}
-    assert create(http, spelled, **{"Idempotency-Key": "k1"})["id"] == first.json()["id"]
+    for criterion in (None, "l1"):
+        spelled = {**spec, "seed": 0, "criterion": criterion}
+        assert create(http, spelled, **{"Idempotency-Key": "k1"})["id"] == first.json()["id"]
     other = http.post("/v1/jobs", json={**spec, "seed": 1}, headers={"Idempotency-Key": "k1"})
     problem(other, 422, "idempotency.mismatch")
     assert count(running) == before
