@@ -35,7 +35,6 @@ from search.evaluation.data import load_dataset
 from search.evaluation.evaluator import Evaluated, Evaluator
 from search.evaluation.leveling import level
 from search.pruning import apply
-from search.reconstruction import sequential
 from search.space import Kept, Plan
 from search.spec import (
     AllocateSpec,
@@ -144,10 +143,8 @@ class Bench:
         if passes is None:
             found = self.evaluator.evaluate(kept, solve="full")
             return self.evaluator.network(kept, (kept, found.state))
-        original, space = self.evaluator.original, self.problem.space
-        cut = apply(original, space, kept).eval()
-        images = self.evaluator.held_together
-        return sequential(original, cut, space, kept, images, passes=passes)
+        cut = apply(self.evaluator.original, self.problem.space, kept).eval()
+        return self.evaluator.in_sequence(cut, kept, passes=passes)
 
     def figures(self, kept: Kept, network: GraphModule) -> Figures:
         plan = tuple(map(len, kept))

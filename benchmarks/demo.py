@@ -107,6 +107,17 @@ def show(result: dict[str, Any], loaded: dict[str, float], console: Console) -> 
         console.print(f"{file['size_bytes']:>10,} bytes  {file['sha256'][:12]}  {file['name']}")
 
 
+def show_curve(curve: dict[str, Any], console: Console) -> None:
+    """The networks of larger budgets that the same search left."""
+    full = curve["original"]["cost"]["macs"]
+    console.print("Further networks of the same search, before fine-tuning:")
+    for point in curve["points"]:
+        share, top1 = point["cost"]["macs"] / full, point["metrics"]["top1"]
+        console.print(
+            f"  trial {point['trial']}: {share:.0%} of the MACs, {top1:.2%} on the hold-out"
+        )
+
+
 def main() -> None:
     started = time.monotonic()
     console = Console()
@@ -143,6 +154,7 @@ def main() -> None:
     (ROOT / "result.json").write_text(json.dumps(result, indent=2) + "\n")
     loaded = accuracies(ROOT / "results", digits["test_images"], digits["test_labels"])
     show(result, loaded, console)
+    show_curve(json.loads((ROOT / "results" / "curve.json").read_text()), console)
     console.print(f"Everything is in {ROOT}/, a report for people in {ROOT}/results/report.html")
 
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from search.cost import CostModel
 from search.evaluation.measuring import Examiner
 from search.evaluation.metrics import finite
 from search.evaluation.racing import calibration
@@ -23,13 +22,13 @@ from search.evaluation.shift import shift, statistics
 from search.evaluation.tuning import Tuning
 from search.pruning import apply, apply_further, clone, everything, select
 from search.pruning.positions import alive
-from search.reconstruction import PASSES, Parallel, Removal, sequential
+from search.reconstruction import PASSES, Parallel, Removal, held_together, sequential
 from search.space import Kept, Plan
 from search.strategies.base import Solve
 
 Start = tuple[Kept, Mapping[str, Tensor]]
 SEQUENTIAL_BYTES = 2**31
-"""Live activations of two networks on the examples that sequential reconstruction may take."""
+"""Live activations of both networks in sequential reconstruction."""
 
 _CACHED = 4096
 _DRAFT = 128  # calibration examples at least, a quarter of them otherwise
@@ -121,17 +120,18 @@ class Evaluator(Examiner):
         return self.first(self._cut(kept, None), count)
 
     def _solved(self, kept: Kept, solve: Solve) -> Evaluated:
-        """Solved layer after layer; `solved_on` says on how many calibration examples."""
-        batches, passes = self.held_together, PASSES
+        """Solved layer after layer; `solved_on` says on how many examples the first layers were."""
+        count, passes = self._calibration.count, PASSES
         if solve == "draft":
-            share = max(1, -(-_DRAFT // self._calibration.batch), len(batches) // 4)
-            batches, passes = batches[:share], 0
+            count, passes = max(_DRAFT, count // 4), 0
         cut = apply(self.original, self.space, kept).eval()
-        network = sequential(self.original, cut, self.space, kept, batches, passes=passes)
+        network = self.in_sequence(cut, kept, count, passes)
         if self.spec.evaluation.recalibration not in ("auto", "none"):
             self.recalibrate(network, kept)
         measured = self.measure(network, "holdout")
-        metrics = finite(measured) | {"solved_on": float(sum(map(len, batches)))}
+        batch, room = self._calibration.batch, self._room // self._calibration.batch
+        count = min(count, self._calibration.count, max(batch, room * batch))
+        metrics = finite(measured) | {"solved_on": float(count)}
         state = snapshot(network) if solve == "full" else {}
         return Evaluated(metrics, self.score(measured), kept, state)
 
@@ -152,7 +152,7 @@ class Evaluator(Examiner):
                     cut, kept, *(() if start is None else (before, parent))
                 )
             case "sequential":
-                return sequential(self.original, cut, self.space, kept, self.held_together)
+                return self.in_sequence(cut, kept)
         return cut
 
     @cached_property
@@ -160,12 +160,29 @@ class Evaluator(Examiner):
         batches = self._calibration.batches(self._calibration.count)
         return Parallel(self.original, self.space, (inputs for _, inputs in batches))
 
+    def in_sequence(
+        self, cut: GraphModule, kept: Kept, count: int | None = None, passes: int = PASSES
+    ) -> GraphModule:
+        """A cut network solved for layer after layer, see `sequential`.
+
+        Args:
+            count: of calibration examples, all by default.
+        """
+        count = self._calibration.count if count is None else count
+        return sequential(
+            self.original,
+            cut,
+            self.space,
+            kept,
+            (inputs for _, inputs in self._calibration.batches(count)),
+            passes=passes,
+            held_bytes=SEQUENTIAL_BYTES,
+        )
+
     @cached_property
-    def held_together(self) -> list[Tensor]:
-        """As many calibration inputs as two networks may hold activations of at once."""
-        peak = CostModel(self.space).full["peak_activation_bytes"]
-        count = max(1, min(self._calibration.count, SEQUENTIAL_BYTES // (2 * peak)))
-        return [inputs for _, inputs in self._calibration.batches(count)]
+    def _room(self) -> int:
+        """On how many examples both networks run together from their first step on."""
+        return held_together(self.original, SEQUENTIAL_BYTES)[0]
 
     def recalibrate(self, network: GraphModule, kept: Kept) -> None:
         """Batch-norm statistics from the calibration examples, as the specification asks, in place.

@@ -98,10 +98,12 @@ def curve_section(result: Result, metric: str, final: Mapping[str, float]) -> Ma
         "that it knows for larger ones: the points. Each is solved on all calibration examples and "
         "kept with its weights, not fine-tuned. Measured on the hold-out."
     )
+    first = facts["points"][0]["trial"]
     fetch = tag(
         "p",
-        "A point's network comes with its weights: put this job's id for JOB. The fine-tuned "
-        "winner is network.espalier.",
+        "Each trial named below can be downloaded with its weights, as by ",
+        tag("code", f"espalier download JOB --trial {first}"),
+        " with this job's id for JOB. The fine-tuned winner is network.espalier.",
     )
     return tag(
         "section", tag("h2", "One search, many budgets"), tag("p", note), *plots, fetch,
@@ -132,30 +134,22 @@ def _table(result: Result, facts: Facts, metric: str) -> Markup:
     original, winner = facts["original"], facts["winner"]
     shown = {metric, "top1", "agreement", "kl"} & original["metrics"].keys()
     metrics = [name for name in words.METRICS if name in shown]
-    networks: list[tuple[str, Facts, str]] = [("Original", original, "")]
-    networks += [
-        (f"Trial {each['trial']}", each, _command(each)) for each in reversed(facts["points"])
-    ]
-    networks.append(("Winner in the search", winner, _command(winner)))
-    tuned = {**winner, "metrics": winner["finetuned"]}
-    networks.append(("Winner, fine-tuned", tuned, "network.espalier"))
+    networks: list[tuple[str, Facts]] = [("Original", original)]
+    networks += [(f"Trial {each['trial']}", each) for each in reversed(facts["points"])]
+    networks.append((f"Trial {winner['trial']}, the winner", winner))
+    networks.append(("Winner, fine-tuned", {**winner, "metrics": winner["finetuned"]}))
     rows = []
-    for label, each, command in networks:
+    for label, each in networks:
         costs = (_cost(name, each["cost"][name], original) for name in result.limits)
         values = (
             words.metric_text(name, each["metrics"][name]) if name in each["metrics"] else "–"
             for name in metrics
         )
-        rows.append((label, *costs, *values, tag("code", command) if command else ""))
+        rows.append((label, *costs, *values))
     costs_head = (words.COSTS.get(name, name) for name in result.limits)
-    head = ("", *costs_head, *(words.METRICS[name] for name in metrics), "To fetch it")
-    return table(head, rows)
+    return table(("", *costs_head, *(words.METRICS[name] for name in metrics)), rows)
 
 
 def _cost(name: str, cost: int, original: Facts) -> str:
     full = original["cost"][name]
     return f"{words.cost_text(name, cost)} ({100 * cost / full:.1f} %)" if full else str(cost)
-
-
-def _command(network: Facts) -> str:
-    return f"espalier download JOB --trial {network['trial']}"

@@ -2,6 +2,6 @@
 
 from search.reconstruction.parallel import Parallel
 from search.reconstruction.removal import Removal
-from search.reconstruction.sequential import PASSES, sequential
+from search.reconstruction.sequential import PASSES, held_together, sequential
 
-__all__ = ["PASSES", "Parallel", "Removal", "sequential"]
+__all__ = ["PASSES", "Parallel", "Removal", "held_together", "sequential"]

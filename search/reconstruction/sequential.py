@@ -1,9 +1,10 @@
 """Layer after layer, on the pruned network's own inputs.
 
-Both networks run side by side, node by node, on all calibration examples. Where a layer's input is
-no longer what it was, its weights are solved for: its output, and what is added to that further on,
-should come as near as possible to the original's (`search.reconstruction.solve`). So every layer
-also makes good, as far as it can, what the layers before it have lost.
+Both networks run side by side, node by node, on all calibration examples that there is room for:
+further on activations are smaller, and more examples join. Where a layer's input is no longer what
+it was, its weights are solved for: its output, and what is added to that further on, should come as
+near as possible to the original's (`search.reconstruction.solve`). So every layer also makes good,
+as far as it can, what the layers before it have lost.
 
 What is wanted of a layer is the original's output `y`, seen through the batch-norms behind both
 (`A y + C` then, `a y + c` now, which differ after training), and in a residual sum also what the
@@ -21,7 +22,7 @@ pass minimises a bound on the error behind the activation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, fx
@@ -34,7 +35,7 @@ from search.pruning.positions import alive
 from search.reconstruction.layers import Layer, Range, layers
 from search.reconstruction.moments import Accumulator, Moments, aimed_at
 from search.reconstruction.solve import RIDGE, regress
-from search.reconstruction.walk import Walk
+from search.reconstruction.walk import Walk, live_bytes
 from search.space import Kept, SearchSpace
 
 PASSES = 3
@@ -47,22 +48,32 @@ def sequential(
     cut: fx.GraphModule,
     space: SearchSpace,
     kept: Kept,
-    batches: Sequence[Tensor],
+    batches: Iterable[Tensor],
     ridge: float = RIDGE,
     passes: int = PASSES,
+    held_bytes: int | None = None,
 ) -> fx.GraphModule:
     """The cut network with weights solved for on its own inputs.
 
     Args:
         original: at full width, in eval mode.
         cut: the same at `kept`, in eval mode; its weights may have been trained since.
-        batches: inputs `(n, ...)`. Held at once: what is live in both networks, on all batches.
+        batches: inputs `(n, ...)`, each taken once: as many at the start as `held_bytes` are enough
+            for, one at least, and the others further on, where activations are smaller.
         ridge: see `solve.regress`.
         passes: over each layer in front of an activation, after the first.
+        held_bytes: of what is live in both networks in float32; `None` for no limit.
     Returns:
         A network with tensors of its own.
     """
-    return _Sequential(original, clone(cut).eval(), space, kept, batches, ridge, passes).run()
+    result = clone(cut).eval()
+    room = None if held_bytes is None else held_together(original, held_bytes)
+    return _Sequential(original, result, space, kept, iter(batches), room, ridge, passes).run()
+
+
+def held_together(original: fx.GraphModule, held_bytes: int) -> list[int]:
+    """By step, on how many examples a network and its cut are run together from there on."""
+    return [held_bytes // max(1, 2 * needed) for needed in live_bytes(original)]
 
 
 class _Sequential:
@@ -72,30 +83,58 @@ class _Sequential:
         result: fx.GraphModule,
         space: SearchSpace,
         kept: Kept,
-        batches: Sequence[Tensor],
+        batches: Iterator[Tensor],
+        room: Sequence[int] | None,
         ridge: float,
         passes: int,
     ) -> None:
         self._original, self._result = original, result
         self._ridge, self._passes = ridge, passes
         self._left = {key: torch.from_numpy(mask) for key, mask in alive(space, kept).items()}
-        self._then, self._now = Walk(original, batches), Walk(result, batches)
+        self._batches, self._room = batches, room
+        self._waiting = next(batches, None)
+        self._taken = 0  # examples
+        self._then, self._now = Walk(original), Walk(result)
         self._layers = {layer.node: layer for layer in layers(graph_of(result))}
         self._changed = _differing(original, result)
 
     def run(self) -> fx.GraphModule:
+        """The cut network, its layers solved for one after the other."""
+        steps = list(self._then.reads.items())
         with torch.no_grad():
-            for name, reads in self._then.reads.items():
+            for at, (name, reads) in enumerate(steps):
+                self._take_more(at)
                 moved = not self._changed.isdisjoint(reads)
                 self._then.step(name)
                 if moved and name in self._layers:
                     self._solve(self._layers[name])
-                if moved or name in self._changed:
+                if moved:
                     self._changed.add(name)
-                    self._now.step(name)
-                else:
-                    self._now.borrow(name, self._then)
+                self._follow(name, self._then, self._now)
         return self._result
+
+    def _take_more(self, at: int) -> None:
+        """Bring further batches as far as the others have come, as long as there is room."""
+        while self._waiting is not None and self._fits(len(self._waiting), at):
+            then = Walk(self._original, [self._waiting])
+            now = Walk(self._result, [self._waiting])
+            for name in list(then.reads)[:at]:
+                then.step(name)
+                self._follow(name, then, now)
+            self._then.join(then)
+            self._now.join(now)
+            self._taken += len(self._waiting)
+            self._waiting = next(self._batches, None)
+
+    def _fits(self, more: int, at: int) -> bool:
+        return not self._taken or self._room is None or self._taken + more <= self._room[at]
+
+    def _follow(self, name: str, then: Walk, now: Walk) -> None:
+        """Run a step of the cut network that the original has run."""
+        if name in self._changed:
+            now.step(name)
+        else:
+            now.borrow(name, then)
 
     def _solve(self, layer: Layer) -> None:
         """Give a layer the weights that fit the inputs that it gets now."""

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, fx
 
+from espalier.format.build import graph_of
+from espalier.format.operators import infer
 from search.evaluation.inference import laid_out, prefers_channels_last
-from search.evaluation.program import Run
+from search.evaluation.program import Run, program_of
 
 
 class Walk:
@@ -20,7 +22,7 @@ class Walk:
         reads: by step, in order, the steps whose values it reads; all by name.
     """
 
-    def __init__(self, network: fx.GraphModule, batches: Sequence[Tensor]) -> None:
+    def __init__(self, network: fx.GraphModule, batches: Sequence[Tensor] = ()) -> None:
         self._run = Run(network)
         last = prefers_channels_last(network)
         self._batches = [self._run.begin(laid_out(batch, last)) for batch in batches]
@@ -42,6 +44,10 @@ class Walk:
             for gone in self._run.program.drops[at]:
                 batch[gone] = None
 
+    def join(self, other: Walk) -> None:
+        """Take in the batches of a walk through the same network that has come as far."""
+        self._batches += other._batches
+
     def values(self, name: str) -> list[Tensor]:
         """A step's tensors, one a batch."""
         return [batch[self._place[name]] for batch in self._batches]
@@ -49,3 +55,16 @@ class Walk:
     def holds(self, name: str) -> bool:
         """Whether a step's tensors are there: it has run, and not all of its readers have."""
         return all(batch[self._place[name]] is not None for batch in self._batches)
+
+
+def live_bytes(network: fx.GraphModule) -> list[int]:
+    """By step, the most that a walk holds at it or later, of one example in float32."""
+    program, types = program_of(network), infer(graph_of(network))
+    elements = [
+        types[step.name].per_example() if step.name in types else 0 for step in program.steps
+    ]
+    held = [
+        4 * (elements[at] + sum(elements[live] for live in program.live(at)))
+        for at in range(len(elements))
+    ]
+    return [max(held[at:]) for at in range(len(held))]

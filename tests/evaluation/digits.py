@@ -22,7 +22,7 @@ from search.evaluation.data import Dataset, load_dataset
 from search.evaluation.evaluator import Evaluator
 from search.graph import space_of
 from search.space import Kept, SearchSpace
-from search.spec import BudgetSpec, EvaluationSpec, FineTuneSpec, JobSpec
+from search.spec import BudgetSpec, EvaluationSpec, FineTuneSpec, JobSpec, NetAdaptSpec
 
 
 class DigitsNet(nn.Module):
@@ -116,6 +116,7 @@ def job(**changes: Any) -> JobSpec:
         "network": "n",
         "dataset": "d",
         "budget": BudgetSpec(macs="50%"),
+        "strategy": NetAdaptSpec(),
         "evaluation": EvaluationSpec(calibration=128, holdout=300, batch_size=64),
         "finetune": FineTuneSpec(epochs=2, batch_size=64, learning_rate=0.05),
     }

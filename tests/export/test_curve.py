@@ -124,8 +124,9 @@ def test_the_page_tells_how_to_get_each_network() -> None:
     page, facts = Page(read("report.html")), json.loads(read("curve.json"))
     assert "Exact allocation" in page.text
     assert "Criterion obs" in page.text
+    assert f"espalier download JOB --trial {facts['points'][0]['trial']}" in page.text
     for network in (facts["winner"], *facts["points"]):
-        assert f"espalier download JOB --trial {network['trial']}" in page.text
+        assert f"Trial {network['trial']}" in page.text
         assert f"{network['cost']['macs']:,}" in page.text
         assert f"{100 * network['metrics']['top1']:.2f} %" in page.text
     for group in digits().space.groups:
