@@ -142,6 +142,7 @@ SUBJECTS = {
         _cifar("cifar10_resnet56a", 300, _SEEN, _TEST),
         _imagenet("imagenet_mobilenet_v1_0.25_128", 130, 128),
         _imagenet("imagenet_mobilenet_v1_0.5_160", 130, 160),
+        _imagenet("imagenet_mobilenet_v2_1.0_224", 60, 224),
         _fashion("fashion_vit"),
         _fashion("fashion_vgg"),
     )
