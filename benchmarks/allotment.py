@@ -100,8 +100,8 @@ METHODS: dict[str, Callable[[Problem, JobSpec, int], Fields]] = {
     "netadapt_tuned": lambda *given: {**_netadapt(*given), "tuning_steps": 10},
     "amc": lambda _problem, _spec, n: {"name": "amc", "trials": n, "warmup": n // 4},
     "tpe": lambda _problem, _spec, n: {"name": "optuna", "sampler": "tpe", "trials": n},
-    "allocate": lambda *_: {"name": "allocate"},
     "cmaes": lambda _problem, _spec, n: {"name": "optuna", "sampler": "cmaes", "trials": n},
+    "allocate": lambda *_: {"name": "allocate"},
 }
 """Settings of each method; `netadapt_tuned` stands outside the comparison, it trains in between.
 

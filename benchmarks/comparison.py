@@ -21,6 +21,7 @@ HEAD = ["method, reconstruction", "seeds", "MACs", "parameters", "hold-out", "no
 HEAD += ["evaluations", "images", "search, CPU s"]
 METRICS = ("top1", "cross_entropy", "agreement", "kl")
 _RESAMPLES = 2_000
+_ACROSS = 3  # plots side by side
 Record = dict[str, Any]
 Floats = NDArray[np.float64]
 
@@ -47,6 +48,38 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
     return (
         mean if len(set(values)) == 1 else f"{mean} ± {(max(values) - min(values)) / 2:.{digits}f}"
     )
+
+
+FOLDERS = {
+    "methods": "50 %",
+    "methods30": "30 %",
+    "methods2048": "50 %, 2,048 images to calibrate on",
+}
+"""Of results, with the budget and what else differs."""
+
+
+def summary() -> tuple[list[str], list[list[str]], list[Record]]:
+    """Test top-1 without fine-tuning, a row a network and budget, a column a method."""
+    columns = [("uniform", "none"), *((method, "parallel") for method in METHODS)]
+    columns = [column for column in columns if column[0] != "netadapt_tuned"]
+    head = ["network, MACs", "original"]
+    head += [m if v != "none" else f"{m}, no reconstruction" for m, v in columns]
+    rows, records = [], []
+    for name in SUBJECTS:
+        for folder, words in FOLDERS.items():
+            found = recorded(name, RESULTS / folder)
+            runs = grouped(found)
+            if not runs:
+                continue
+            records += found
+            original = [r["test"]["top1"] for r in found if r["method"] == "original"]
+            cells = [f"{name}, {words}", spread([100 * value for value in original])]
+            for column in columns:
+                values = [100 * run["test"]["untuned"]["top1"] for run in runs.get(column, [])]
+                seeds = f" ({len(values)})" if len(values) > 1 else ""
+                cells.append(spread(values, 1) + seeds if values else "")
+            rows.append(cells)
+    return head, rows, records
 
 
 def _percent(records: Sequence[Record], read: Callable[[Record], float]) -> str:
@@ -167,8 +200,13 @@ def plot(path: Path = PLOT) -> None:
     if not networks:
         return
     pyplot.rcParams.update({"svg.hashsalt": "methods", "svg.fonttype": "none", "font.size": 8})
-    figure, axes = pyplot.subplots(1, len(networks), figsize=(4 * len(networks), 3.2))
-    for axis, name in zip(np.atleast_1d(axes), networks, strict=True):
+    lines = -(-len(networks) // _ACROSS)
+    figure, axes = pyplot.subplots(
+        lines, _ACROSS, figsize=(4 * _ACROSS, 3.2 * lines), squeeze=False
+    )
+    for axis in axes.flat[len(networks) :]:
+        axis.remove()
+    for axis, name in zip(axes.flat, networks, strict=False):
         found = grouped(recorded(name))
         colours = {method: f"C{index}" for index, method in enumerate(METHODS)}
         for (method, variant), runs in found.items():

@@ -137,14 +137,15 @@ def _commands(records: list[dict[str, Any]]) -> str:
 
 def methods() -> str:
     """All search methods on the networks that have results, one table each."""
-    parts, records = [], []
+    head, rows, records = comparison.summary()
+    parts = [_table(head, rows)]
     for name, subject in SUBJECTS.items():
         if comparison.recorded(name):
             head, rows, found = comparison.searches(name)
             records += found
             splits = f"Hold-out: {subject.holdout_is}. Test: {subject.test_is}."
             parts.append(f"**{name}**. {splits}\n\n{_table(head, rows)}")
-    if not parts:
+    if not records:
         return "No results yet."
     return "\n\n".join([*parts, "![Best score](results/methods/curves.svg)", _commands(records)])
 

@@ -73,7 +73,44 @@ def sequential(
 
 def held_together(original: fx.GraphModule, held_bytes: int) -> list[int]:
     """By step, on how many examples a network and its cut are run together from there on."""
-    return [held_bytes // max(1, 2 * needed) for needed in live_bytes(original)]
+    return [held_bytes // max(1, 2 * need) for need in live_bytes(original, ordered(original))]
+
+
+def ordered(network: fx.GraphModule) -> list[str]:
+    """The steps by name, so that what is added to a layer's output comes before the layer."""
+    reads = Walk(network).reads
+    beside = {
+        layer.node: [layer.residual.other]
+        for layer in layers(graph_of(network))
+        if layer.residual is not None
+    }
+    order: dict[str, None] = {}
+    begun: dict[str, None] = {}  # what is waiting for what it needs
+
+    def missing(name: str) -> list[str]:
+        """A step and all that it needs, directly or not, and that has no place yet."""
+        found = {name: None} if name not in order else {}
+        for each in (pending := list(found)):
+            new = [read for read in reads[each] if read not in order and read not in found]
+            found.update(dict.fromkeys(new))
+            pending += new
+        return list(found)
+
+    for name in reads:
+        stack = [name]
+        while stack:
+            step = stack[-1]
+            begun[step] = None
+            wanted = [read for read in reads[step] if read not in order]
+            if not wanted and step not in order:
+                others = [missing(other) for other in beside.get(step, ())]
+                wanted = [need[0] for need in others if need and begun.keys().isdisjoint(need)]
+            if wanted:
+                stack.append(wanted[0])
+            else:
+                del begun[stack.pop()]
+                order[step] = None
+    return list(order)
 
 
 class _Sequential:
@@ -96,15 +133,15 @@ class _Sequential:
         self._taken = 0  # examples
         self._then, self._now = Walk(original), Walk(result)
         self._layers = {layer.node: layer for layer in layers(graph_of(result))}
+        self._order = ordered(result)
         self._changed = _differing(original, result)
 
     def run(self) -> fx.GraphModule:
         """The cut network, its layers solved for one after the other."""
-        steps = list(self._then.reads.items())
         with torch.no_grad():
-            for at, (name, reads) in enumerate(steps):
+            for at, name in enumerate(self._order):
                 self._take_more(at)
-                moved = not self._changed.isdisjoint(reads)
+                moved = not self._changed.isdisjoint(self._then.reads[name])
                 self._then.step(name)
                 if moved and name in self._layers:
                     self._solve(self._layers[name])
@@ -118,7 +155,7 @@ class _Sequential:
         while self._waiting is not None and self._fits(len(self._waiting), at):
             then = Walk(self._original, [self._waiting])
             now = Walk(self._result, [self._waiting])
-            for name in list(then.reads)[:at]:
+            for name in self._order[:at]:
                 then.step(name)
                 self._follow(name, then, now)
             self._then.join(then)

@@ -15,37 +15,53 @@ from search.evaluation.program import Run, program_of
 class Walk:
     """Runs a network's steps one at a time; keeps what is still to be read.
 
+    Steps may be run in any order in which each comes after those that it reads.
+
     Args:
         batches: inputs `(n, ...)` of a network with one input.
 
     Attributes:
-        reads: by step, in order, the steps whose values it reads; all by name.
+        reads: by step, in the order of the code, the steps whose values it reads; all by name.
     """
 
     def __init__(self, network: fx.GraphModule, batches: Sequence[Tensor] = ()) -> None:
         self._run = Run(network)
         last = prefers_channels_last(network)
         self._batches = [self._run.begin(laid_out(batch, last)) for batch in batches]
-        steps = self._run.program.steps
-        self._place = {step.name: at for at, step in enumerate(steps)}
-        self.reads = {step.name: [steps[at].name for at in step.reads] for step in steps}
+        program = self._run.program
+        self._steps = program.steps
+        self._place = {step.name: at for at, step in enumerate(self._steps)}
+        self._unread = [len(readers) for readers in program.readers]
+        self.reads = {
+            step.name: [self._steps[at].name for at in step.reads] for step in self._steps
+        }
 
     def step(self, name: str) -> None:
         """Run a step, and let go of what nothing will read any more."""
         at = self._place[name]
-        for batch in self._batches:
-            self._run.advance(batch, at, at + 1)
+        if self._steps[at].kind != "placeholder":
+            call, reads = self._run.calls[at], self._steps[at].reads
+            for batch in self._batches:
+                batch[at] = call(*[batch[source] for source in reads])
+        self._let_go(at)
 
     def borrow(self, name: str, other: Walk) -> None:
         """Take a step's values from another walk instead of running it."""
         at, there = self._place[name], other._place[name]
         for batch, theirs in zip(self._batches, other._batches, strict=True):
             batch[at] = theirs[there]
-            for gone in self._run.program.drops[at]:
-                batch[gone] = None
+        self._let_go(at)
+
+    def _let_go(self, at: int) -> None:
+        for source in self._steps[at].reads:
+            self._unread[source] -= 1
+        for gone in (at, *self._steps[at].reads):
+            if not self._unread[gone]:
+                for batch in self._batches:
+                    batch[gone] = None
 
     def join(self, other: Walk) -> None:
-        """Take in the batches of a walk through the same network that has come as far."""
+        """Take in the batches of a walk through the same network that has run the same steps."""
         self._batches += other._batches
 
     def values(self, name: str) -> list[Tensor]:
@@ -57,14 +73,17 @@ class Walk:
         return all(batch[self._place[name]] is not None for batch in self._batches)
 
 
-def live_bytes(network: fx.GraphModule) -> list[int]:
-    """By step, the most that a walk holds at it or later, of one example in float32."""
+def live_bytes(network: fx.GraphModule, order: Sequence[str]) -> list[int]:
+    """By step in that order, the most that is held at it or later, of one example in float32."""
     program, types = program_of(network), infer(graph_of(network))
-    elements = [
-        types[step.name].per_example() if step.name in types else 0 for step in program.steps
-    ]
-    held = [
-        4 * (elements[at] + sum(elements[live] for live in program.live(at)))
-        for at in range(len(elements))
-    ]
-    return [max(held[at:]) for at in range(len(held))]
+    place = {step.name: at for at, step in enumerate(program.steps)}
+    unread = [len(readers) for readers in program.readers]
+    sizes = [types[step.name].per_example() if step.name in types else 0 for step in program.steps]
+    held, found = 0, []
+    for at in (place[name] for name in order):
+        held += sizes[at]
+        found.append(4 * held)
+        for source in program.steps[at].reads:
+            unread[source] -= 1
+        held -= sum(sizes[gone] for gone in (at, *program.steps[at].reads) if not unread[gone])
+    return [max(found[at:]) for at in range(len(found))]

@@ -12,10 +12,16 @@ from espalier.format.build import graph_of, tensors_of
 from search.pruning import apply
 from search.reconstruction import held_together, sequential
 from search.reconstruction.layers import layers
+from search.reconstruction.sequential import ordered
 from search.reconstruction.walk import Walk, live_bytes
-from tests.reconstruction.test_reconstruction import Recorder, batches, case, inputs, some
+from tests.pruning.cases import case
+from tests.reconstruction.test_reconstruction import Recorder, batches, inputs, some
 
 BATCH = 7
+
+
+def needed(network: fx.GraphModule) -> list[int]:
+    return live_bytes(network, ordered(network))
 
 
 def solved(
@@ -36,7 +42,7 @@ def solved(
 
 @pytest.mark.parametrize("name", ["resnet18", "densenet", "vit_fused"])
 def test_with_room_for_all_it_is_as_without_a_limit(name: str) -> None:
-    most = 2 * live_bytes(case(name).network)[0] * 16
+    most = 2 * needed(case(name).network)[0] * 16
     free, bounded = tensors_of(solved(name, None)[0]), tensors_of(solved(name, most)[0])
     assert all(torch.equal(free[key], bounded[key]) for key in free)
 
@@ -45,8 +51,8 @@ def test_the_first_layers_see_the_first_examples_and_the_last_ones_all() -> None
     network = case("resnet18").network
     changed = solved("resnet18", None)[1]
     at = {layer.weight: layer.node for layer in layers(graph_of(network))}
-    place = list(Walk(network).reads).index(at[changed[0]])
-    limit = 2 * live_bytes(network)[place] * BATCH  # room for one batch until the first of them
+    place = ordered(network).index(at[changed[0]])
+    limit = 2 * needed(network)[place] * BATCH  # room for one batch until the first of them
     assert held_together(network, limit)[-1] > 16
     mixed, few, every = (
         solved("resnet18", *given)[0] for given in ((limit,), (None, BATCH), (None,))
@@ -77,7 +83,7 @@ def test_no_more_is_held_than_there_is_room_for(name: str, monkeypatch: pytest.M
         largest[0] = max(largest[0], 4 * sum(value.numel() for value in held))
 
     monkeypatch.setattr(Walk, "step", measured)
-    limit = 2 * live_bytes(found.network)[0] * BATCH
+    limit = 2 * needed(found.network)[0] * BATCH
     solved(name, limit)
     assert 0 < largest[0] <= limit / 2
     unlimited = largest[0]
