@@ -211,10 +211,8 @@ class Client(Connection):
                 gone.
             DownloadCorrupt: the bytes do not match the digest that came with them.
         """
-        target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
         url = url_of("jobs", job, "trials", str(number), "network")
-        path = target / f"{job}-trial-{number}.espalier"
+        path = Path(folder) / f"{job}-trial-{number}.espalier"
         return fetch_made(self, url, path, progress)
 
     def download_study(
@@ -225,6 +223,4 @@ class Client(Connection):
         Raises:
             DownloadCorrupt: the bytes do not match the digest that came with them.
         """
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        return fetch_made(self, url_of("jobs", job, "study"), target, progress)
+        return fetch_made(self, url_of("jobs", job, "study"), Path(path), progress)

@@ -92,6 +92,7 @@ def fetch_made(connection: Connection, url: str, path: Path, progress: Progress 
                 return path
             size = int(checked(response).headers["content-length"])
             have = 0
+            path.parent.mkdir(parents=True, exist_ok=True)  # not where the answer is a refusal
             with part.open("wb") as file:
                 for chunk in response.iter_raw():
                     have += file.write(chunk)

@@ -227,6 +227,7 @@ def test_trials_show_shares_of_the_cost(run: Run, running: Running, files: Files
     assert second[:2] == ["1", "0"]
     assert second[-5:] == ["failed", "group", "1,", "iteration", "1"]
     refused(run("download", job, "--trial", "0"), 1, "weights are gone", "kept: none")
+    assert not Path(job).exists(), "a refusal leaves no folder behind"
     assert json.loads(run("trials", job, "--json").stdout)[1]["parent"] == 0
     assert "no trial is kept" in run("trials", job, "--kept").stderr
     assert "only a search with several objectives" in run("trials", job, "--front").stderr
