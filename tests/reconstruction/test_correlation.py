@@ -24,7 +24,7 @@ def convolutions(draw: st.DrawFn) -> tuple[Layer, Tensor, Tensor]:
     reach = [(size - 1) * gap for size, gap in zip(kernel, dilation, strict=True)]
     padding = (draw(st.integers(0, reach[0] + 1)), draw(st.integers(0, reach[1] + 1)))
     size = [
-        draw(st.integers(max(1, far + 1 - 2 * pad), 9))
+        draw(st.integers(least := max(1, far + 1 - 2 * pad), max(9, least)))
         for far, pad in zip(reach, padding, strict=True)
     ]
     stride = draw(st.sampled_from([(1, 1), (1, 1), (1, 1), (2, 1), (2, 2)]))

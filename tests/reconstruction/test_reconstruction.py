@@ -16,6 +16,7 @@ from search.pruning import apply, apply_further
 from search.pruning.positions import alive
 from search.reconstruction import Parallel, sequential
 from search.reconstruction.layers import Layer, layers
+from search.reconstruction.sequential import ordered
 from search.space import Kept, SearchSpace
 from tests.pruning.cases import case
 
@@ -119,7 +120,7 @@ def test_sequential_leaves_no_gradient_on_its_own_inputs(name: str) -> None:
     left = alive(found.space, kept)
     then, now = Recorder(found.network).values(x), Recorder(solved).values(x)
     own = tensors_of(solved)
-    order = [node.name for node in graph_of(solved).nodes]
+    order = ordered(found.network)
 
     def rows(layer: Layer, value: Tensor) -> Tensor:
         mask = left.get((layer.weight, 0))
@@ -147,6 +148,27 @@ def test_sequential_leaves_no_gradient_on_its_own_inputs(name: str) -> None:
         flat = steepness(layer, source, own[layer.weight], wanted)
         start = steepness(layer, source, tensors_of(cut)[layer.weight], wanted)
         assert flat <= 1e-4 * start + 1e-9
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_order_lets_each_layer_see_what_is_added_to_its_output(name: str) -> None:
+    graph = graph_of(case(name).network)
+    order = {step: at for at, step in enumerate(ordered(case(name).network))}
+    inputs = {node.name: node.inputs for node in graph.nodes}
+    assert len(order) >= len(inputs)
+    for step, reads in inputs.items():
+        assert all(order[read] < order[step] for read in reads if read in order)
+
+    def needs(step: str) -> set[str]:
+        return {step}.union(*(needs(read) for read in inputs.get(step, ())))
+
+    sums = [layer for layer in layers(graph) if layer.residual is not None]
+    made = {layer.node for layer in sums}
+    for layer in sums:
+        assert layer.residual is not None
+        # Of two solved layers that are added to each other only one can come last.
+        if not made & needs(layer.residual.other) - needs(layer.source):
+            assert order[layer.residual.other] < order[layer.node]
 
 
 class Doubled(nn.Module):
