@@ -86,8 +86,8 @@ def faults() -> str:
 
 
 def core() -> str:
-    """Cutting and costing, beside what one would otherwise do."""
-    (record,) = records = _load("core.json")
+    """Cutting, costing and computing, beside what one would otherwise do."""
+    (record, kernels) = records = [*_load("core.json"), *_load("kernels.json")]
     rows = [
         [
             "cut one channel group",
@@ -102,6 +102,24 @@ def core() -> str:
             "the same model, plan by plan",
             f"{record['plans_per_s_one_by_one']:,.0f} plans/s",
             f"{record['many_over_one_by_one']:.0f}",
+        ],
+        *(
+            [
+                f"second moments, 3 x 3 convolution, {each['channels']} x {each['pixels']} x "
+                f"{each['pixels']}, {each['images']} images",
+                f"{1e3 * each['ours_s']:.0f} ms",
+                "unfolding and a product",
+                f"{1e3 * each['theirs_s']:.0f} ms",
+                f"{each['ratio']:.1f}",
+            ]
+            for each in kernels["moments"]
+        ),
+        [
+            "fine-tuning with distillation, ResNet-20 at half the MACs",
+            f"{kernels['finetuning']['ours_images_per_s']:.0f} images/s",
+            "the same step, layouts and batch-norms as they are",
+            f"{kernels['finetuning']['theirs_images_per_s']:.0f} images/s",
+            f"{kernels['finetuning']['ratio']:.2f}",
         ],
     ]
     head = ["step", "ours", "alternative", "theirs", "ratio"]
