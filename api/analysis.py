@@ -127,6 +127,7 @@ def check_job(spec: JobSpec, analysis: Analysis, dataset: Mapping[str, Any]) -> 
         description.holdout_examples,
         description.test_examples,
         spec.evaluation,
+        calibrates=spec.calibrates,
     )
     choices = choices_of(analysis.space, spec.rounding)
     budget = Budget.resolve(spec.budget, analysis.cost.full)

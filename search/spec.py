@@ -352,6 +352,11 @@ class JobSpec(Frozen):
         return {"seed": self.seed, "ranking": self.ranking, **evaluation, **rounding}
 
     @property
+    def calibrates(self) -> bool:
+        """Whether there is no search without calibration examples."""
+        return self.strategy.name == "allocate" or self.criterion == "obs"
+
+    @property
     def ranking(self) -> Criterion:
         """The criterion, which validation has filled in."""
         if self.criterion is None:

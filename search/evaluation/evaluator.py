@@ -120,7 +120,7 @@ class Evaluator(Examiner):
         return self.first(self._cut(kept, None), count)
 
     def _solved(self, kept: Kept, solve: Solve) -> Evaluated:
-        """Solved layer after layer; `solved_on` says on how many examples the first layers were."""
+        """Solved layer after layer, the first layers on `solved_on` examples."""
         count, passes = self._calibration.count, PASSES
         if solve == "draft":
             count, passes = max(_DRAFT, count // 4), 0
@@ -129,9 +129,11 @@ class Evaluator(Examiner):
         if self.spec.evaluation.recalibration not in ("auto", "none"):
             self.recalibrate(network, kept)
         measured = self.measure(network, "holdout")
-        batch, room = self._calibration.batch, self._room // self._calibration.batch
-        count = min(count, self._calibration.count, max(batch, room * batch))
-        metrics = finite(measured) | {"solved_on": float(count)}
+        room = self._room
+        part = min(self._calibration.batch, max(1, room // 2))
+        together = room // part * part
+        solved_on = float(min(count, self._calibration.count, together))
+        metrics = finite(measured) | {"solved_on": solved_on}
         state = snapshot(network) if solve == "full" else {}
         return Evaluated(metrics, self.score(measured), kept, state)
 

@@ -68,7 +68,9 @@ class Examiner:
         self.space = space
         self.spec = spec
         self.original = network.to(self.device).eval()
-        self.splits = split(dataset, spec.evaluation, derive(spec.seed, 0))
+        self.splits = split(
+            dataset, spec.evaluation, derive(spec.seed, 0), calibrates=spec.calibrates
+        )
         self.feed = Feed(dataset.train, self.fit, manifest.preprocessing, self.device)
         own_test = dataset.test if self.splits.own_test and dataset.test else dataset.train
         self._test_feed = Feed(own_test, self.fit, manifest.preprocessing, self.device)

@@ -47,7 +47,14 @@ class Sizes:
     test: int
 
 
-def sizes(train: int, own_holdout: int | None, own_test: int | None, spec: EvaluationSpec) -> Sizes:
+def sizes(
+    train: int,
+    own_holdout: int | None,
+    own_test: int | None,
+    spec: EvaluationSpec,
+    *,
+    calibrates: bool = False,
+) -> Sizes:
     """The sizes of the splits; the hold-out takes a quarter of the examples at most.
 
     Calibration takes half of what is left at most.
@@ -56,9 +63,11 @@ def sizes(train: int, own_holdout: int | None, own_test: int | None, spec: Evalu
         train: training examples.
         own_holdout: examples of the hold-out that the data bring, if any.
         own_test: test examples that the data bring, if any.
+        calibrates: whether the job cannot do without calibration, see `JobSpec.calibrates`.
 
     Raises:
-        DatasetTooSmall: what is left is less than two examples to tune on, too few for batch-norm.
+        DatasetTooSmall: what is left is less than two examples to tune on, too few for batch-norm,
+            or nothing for a calibration that is needed.
     """
     test = max(1, round(train * spec.test_fraction)) if own_test is None else own_test
     left = train - test if own_test is None else train
@@ -72,10 +81,16 @@ def sizes(train: int, own_holdout: int | None, own_test: int | None, spec: Evalu
             f"{max(left, 0)} examples are left for the search and training, of which the hold-out "
             f"takes {taken}: bring at least 3 besides the test, or lower evaluation.test_fraction"
         )
+    if calibrates and not calibration:
+        raise DatasetTooSmall(
+            f"{left} examples are left for the search and training, and none of them for the "
+            "calibration that the strategy allocate and the criterion obs go by: bring at least 4 "
+            "besides the test, or name another strategy and criterion"
+        )
     return Sizes(calibration, tuning, holdout, test)
 
 
-def split(dataset: Dataset, spec: EvaluationSpec, seed: int) -> Splits:
+def split(dataset: Dataset, spec: EvaluationSpec, seed: int, *, calibrates: bool = False) -> Splits:
     """Divide a dataset at random, the same way for the same seed.
 
     Raises:
@@ -84,7 +99,7 @@ def split(dataset: Dataset, spec: EvaluationSpec, seed: int) -> Splits:
     own_holdout, own_test = (
         None if own is None else len(own) for own in (dataset.holdout, dataset.test)
     )
-    take = sizes(len(dataset.train), own_holdout, own_test, spec)
+    take = sizes(len(dataset.train), own_holdout, own_test, spec, calibrates=calibrates)
     random = np.random.default_rng(seed)
     order = random.permutation(len(dataset.train)).astype(np.int64)
     if own_test is not None:

@@ -21,6 +21,8 @@ from torch.nn import functional
 
 from search.reconstruction.layers import Layer
 
+_FEW = 16  # places, up to which unfolding is faster
+
 
 def products(layer: Layer, x: Tensor) -> Tensor:
     """Sum over all rows of `Layer.inputs(x)` of the products of each two features.
@@ -32,7 +34,7 @@ def products(layer: Layer, x: Tensor) -> Tensor:
     """
     if len(layer.kernel) == 2 and max(layer.kernel) == 1 and not any(layer.padding):
         x = x[:, :, :: layer.stride[0], :: layer.stride[1]]
-    elif not _can_correlate(layer):
+    elif not _can_correlate(layer, x):
         rows = layer.inputs(x)
         return rows.mT @ rows
     result = _spread(layer, _correlation(layer, x))
@@ -58,11 +60,15 @@ def crossed(layer: Layer, x: Tensor, target: Tensor) -> Tensor:
     return layer.matrix(found).mT
 
 
-def _can_correlate(layer: Layer) -> bool:
+def _can_correlate(layer: Layer, x: Tensor) -> bool:
+    """Whether it can, and there are enough patches inside to make it worth the while."""
+    reach = _reach(layer)
     return (
         len(layer.kernel) == 2
         and set(layer.stride) == {1}
-        and all(pad <= reach for pad, reach in zip(layer.padding, _reach(layer), strict=True))
+        and all(pad <= far for pad, far in zip(layer.padding, reach, strict=True))
+        and all(far < size for far, size in zip(reach, x.shape[2:], strict=True))
+        and x.shape[2] * x.shape[3] > _FEW
     )
 
 
@@ -145,8 +151,9 @@ def _gradient(
     groups: int,
 ) -> Tensor:
     """The gradient of a convolution's weight of that shape, where the output's is `target`."""
-    # TF32 has ten bits, too few for what is subtracted later.
-    with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False):
+    # TF32 has ten bits, too few for what is subtracted later; and sums are to come out the same.
+    cudnn = torch.backends.cudnn
+    with cudnn.flags(enabled=cudnn.enabled, deterministic=True, allow_tf32=False):
         _, found, _ = torch.ops.aten.convolution_backward(
             target,
             x,

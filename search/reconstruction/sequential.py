@@ -59,7 +59,7 @@ def sequential(
         original: at full width, in eval mode.
         cut: the same at `kept`, in eval mode; its weights may have been trained since.
         batches: inputs `(n, ...)`, each taken once: as many at the start as `held_bytes` are enough
-            for, one at least, and the others further on, where activations are smaller.
+            for, one example at least, the others further on, where activations are smaller.
         ridge: see `solve.regress`.
         passes: over each layer in front of an activation, after the first.
         held_bytes: of what is live in both networks in float32; `None` for no limit.
@@ -68,12 +68,16 @@ def sequential(
     """
     result = clone(cut).eval()
     room = None if held_bytes is None else held_together(original, held_bytes)
-    return _Sequential(original, result, space, kept, iter(batches), room, ridge, passes).run()
+    # A batch that joins later runs from the start beside the others: so it is half of what fits.
+    most = None if room is None else max(1, room[0] // 2)
+    parts = (part for batch in batches for part in torch.split(batch, most or len(batch)))
+    return _Sequential(original, result, space, kept, parts, room, ridge, passes).run()
 
 
 def held_together(original: fx.GraphModule, held_bytes: int) -> list[int]:
     """By step, on how many examples a network and its cut are run together from there on."""
-    return [held_bytes // max(1, 2 * need) for need in live_bytes(original, ordered(original))]
+    needed = live_bytes(original, ordered(original))
+    return [max(1, held_bytes // max(1, 2 * need)) for need in needed]
 
 
 def ordered(network: fx.GraphModule) -> list[str]:
@@ -164,11 +168,14 @@ class _Sequential:
             self._waiting = next(self._batches, None)
 
     def _fits(self, more: int, at: int) -> bool:
-        return not self._taken or self._room is None or self._taken + more <= self._room[at]
+        """Whether there is room for more examples, which come all the way from the first step."""
+        if not self._taken or self._room is None:
+            return True
+        return self._taken / self._room[at] + more / self._room[0] <= 1
 
     def _follow(self, name: str, then: Walk, now: Walk) -> None:
         """Run a step of the cut network that the original has run."""
-        if name in self._changed:
+        if name in self._changed or name in now.stored:  # which may be solved for later
             now.step(name)
         else:
             now.borrow(name, then)

@@ -22,6 +22,7 @@ class Walk:
 
     Attributes:
         reads: by step, in the order of the code, the steps whose values it reads; all by name.
+        stored: the steps that give a tensor of the network's own.
     """
 
     def __init__(self, network: fx.GraphModule, batches: Sequence[Tensor] = ()) -> None:
@@ -31,6 +32,7 @@ class Walk:
         program = self._run.program
         self._steps = program.steps
         self._place = {step.name: at for at, step in enumerate(self._steps)}
+        self.stored = {step.name for step in self._steps if step.kind == "get_attr"}
         self._unread = [len(readers) for readers in program.readers]
         self.reads = {
             step.name: [self._steps[at].name for at in step.reads] for step in self._steps
@@ -78,7 +80,10 @@ def live_bytes(network: fx.GraphModule, order: Sequence[str]) -> list[int]:
     program, types = program_of(network), infer(graph_of(network))
     place = {step.name: at for at, step in enumerate(program.steps)}
     unread = [len(readers) for readers in program.readers]
-    sizes = [types[step.name].per_example() if step.name in types else 0 for step in program.steps]
+    sizes = [
+        0 if step.kind == "get_attr" or step.name not in types else types[step.name].per_example()
+        for step in program.steps
+    ]
     held, found = 0, []
     for at in (place[name] for name in order):
         held += sizes[at]

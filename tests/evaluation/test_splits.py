@@ -91,3 +91,10 @@ def test_too_few_examples_are_refused_with_the_way_out() -> None:
         split(dataset(2, 10), EvaluationSpec(), 0)
     with pytest.raises(DatasetTooSmall, match=r"evaluation\.test_fraction"):
         split(dataset(10), EvaluationSpec(test_fraction=0.9), 0)
+
+
+def test_a_search_that_calibrates_is_refused_where_nothing_is_left_for_it() -> None:
+    assert len(split(dataset(4), EvaluationSpec(), 0).calibration) == 0
+    with pytest.raises(DatasetTooSmall, match="calibration that the strategy allocate"):
+        split(dataset(4), EvaluationSpec(), 0, calibrates=True)
+    assert len(split(dataset(6), EvaluationSpec(), 0, calibrates=True).calibration) > 0

@@ -16,7 +16,8 @@ from search.pruning import apply, apply_further
 from search.pruning.positions import alive
 from search.reconstruction import Parallel, sequential
 from search.reconstruction.layers import Layer, layers
-from search.reconstruction.sequential import ordered
+from search.reconstruction.sequential import _Sequential, ordered
+from search.reconstruction.walk import Walk
 from search.space import Kept, SearchSpace
 from tests.pruning.cases import case
 
@@ -169,6 +170,36 @@ def test_the_order_lets_each_layer_see_what_is_added_to_its_output(name: str) ->
         # Of two solved layers that are added to each other only one can come last.
         if not made & needs(layer.residual.other) - needs(layer.source):
             assert order[layer.residual.other] < order[layer.node]
+
+
+def test_layers_whose_weights_are_tensors_of_their_own_are_followed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What later layers are solved for is what the finished network computes."""
+    found, seen = case("vit_multihead"), {}
+    graph = graph_of(found.network)
+    own = {layer.weight for layer in layers(graph) if layer.weight in graph.stored}
+    own = {weight for weight in own if weight.endswith("in_proj_weight")}
+    assert own
+    kept = tuple(
+        tuple(range(group.channels))
+        if any(member.tensor in own for member in group.members)
+        else tuple(range(group.channels // 2))
+        for group in found.space.groups
+    )
+    cut = apply(found.network, found.space, kept)
+    follow = _Sequential._follow
+
+    def recorded(self: _Sequential, name: str, then: Walk, now: Walk) -> None:
+        follow(self, name, then, now)
+        seen[name] = now.values(name)[0]
+
+    monkeypatch.setattr(_Sequential, "_follow", recorded)
+    x = inputs(found.example)
+    solved = sequential(found.network, cut, found.space, kept, [x], RIDGE)
+    values = Recorder(solved).values(x)
+    for layer in layers(graph):
+        torch.testing.assert_close(seen[layer.node], values[layer.node])
 
 
 class Doubled(nn.Module):
