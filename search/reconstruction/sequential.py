@@ -34,8 +34,9 @@ from search.pruning import clone
 from search.pruning.positions import alive
 from search.reconstruction.layers import Layer, Range, layers
 from search.reconstruction.moments import Accumulator, Moments, aimed_at
+from search.reconstruction.order import held_together, ordered
 from search.reconstruction.solve import RIDGE, regress
-from search.reconstruction.walk import Walk, live_bytes
+from search.reconstruction.walk import Walk
 from search.space import Kept, SearchSpace
 
 PASSES = 3
@@ -72,49 +73,6 @@ def sequential(
     most = None if room is None else max(1, room[0] // 2)
     parts = (part for batch in batches for part in torch.split(batch, most or len(batch)))
     return _Sequential(original, result, space, kept, parts, room, ridge, passes).run()
-
-
-def held_together(original: fx.GraphModule, held_bytes: int) -> list[int]:
-    """By step, on how many examples a network and its cut are run together from there on."""
-    needed = live_bytes(original, ordered(original))
-    return [max(1, held_bytes // max(1, 2 * need)) for need in needed]
-
-
-def ordered(network: fx.GraphModule) -> list[str]:
-    """The steps by name, so that what is added to a layer's output comes before the layer."""
-    reads = Walk(network).reads
-    beside = {
-        layer.node: [layer.residual.other]
-        for layer in layers(graph_of(network))
-        if layer.residual is not None
-    }
-    order: dict[str, None] = {}
-    begun: dict[str, None] = {}  # what is waiting for what it needs
-
-    def missing(name: str) -> list[str]:
-        """A step and all that it needs, directly or not, and that has no place yet."""
-        found = {name: None} if name not in order else {}
-        for each in (pending := list(found)):
-            new = [read for read in reads[each] if read not in order and read not in found]
-            found.update(dict.fromkeys(new))
-            pending += new
-        return list(found)
-
-    for name in reads:
-        stack = [name]
-        while stack:
-            step = stack[-1]
-            begun[step] = None
-            wanted = [read for read in reads[step] if read not in order]
-            if not wanted and step not in order:
-                others = [missing(other) for other in beside.get(step, ())]
-                wanted = [need[0] for need in others if need and begun.keys().isdisjoint(need)]
-            if wanted:
-                stack.append(wanted[0])
-            else:
-                del begun[stack.pop()]
-                order[step] = None
-    return list(order)
 
 
 class _Sequential:

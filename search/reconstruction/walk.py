@@ -6,10 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, fx
 
-from espalier.format.build import graph_of
-from espalier.format.operators import infer
 from search.evaluation.inference import laid_out, prefers_channels_last
-from search.evaluation.program import Run, program_of
+from search.evaluation.program import Run
 
 
 class Walk:
@@ -73,22 +71,3 @@ class Walk:
     def holds(self, name: str) -> bool:
         """Whether a step's tensors are there: it has run, and not all of its readers have."""
         return all(batch[self._place[name]] is not None for batch in self._batches)
-
-
-def live_bytes(network: fx.GraphModule, order: Sequence[str]) -> list[int]:
-    """By step in that order, the most that is held at it or later, of one example in float32."""
-    program, types = program_of(network), infer(graph_of(network))
-    place = {step.name: at for at, step in enumerate(program.steps)}
-    unread = [len(readers) for readers in program.readers]
-    sizes = [
-        0 if step.kind == "get_attr" or step.name not in types else types[step.name].per_example()
-        for step in program.steps
-    ]
-    held, found = 0, []
-    for at in (place[name] for name in order):
-        held += sizes[at]
-        found.append(4 * held)
-        for source in program.steps[at].reads:
-            unread[source] -= 1
-        held -= sum(sizes[gone] for gone in (at, *program.steps[at].reads) if not unread[gone])
-    return [max(found[at:]) for at in range(len(found))]

@@ -16,7 +16,8 @@ from search.pruning import apply, apply_further
 from search.pruning.positions import alive
 from search.reconstruction import Parallel, sequential
 from search.reconstruction.layers import Layer, layers
-from search.reconstruction.sequential import _Sequential, ordered
+from search.reconstruction.order import ordered
+from search.reconstruction.sequential import _Sequential
 from search.reconstruction.walk import Walk
 from search.space import Kept, SearchSpace
 from tests.pruning.cases import case

@@ -9,8 +9,8 @@ from torch import Tensor, fx
 from espalier.format.build import graph_of, tensors_of
 from search.pruning import apply
 from search.reconstruction import held_together, sequential
-from search.reconstruction.sequential import ordered
-from search.reconstruction.walk import Walk, live_bytes
+from search.reconstruction.order import live_bytes, ordered
+from search.reconstruction.walk import Walk
 from tests.pruning.cases import case
 from tests.reconstruction.test_reconstruction import EXAMPLES, Recorder, batches, inputs, some
 
