@@ -144,7 +144,7 @@ class Bench:
             found = self.evaluator.evaluate(kept, solve="full")
             return self.evaluator.network(kept, (kept, found.state))
         cut = apply(self.evaluator.original, self.problem.space, kept).eval()
-        return self.evaluator.in_sequence(cut, kept, passes=passes)
+        return self.evaluator.in_sequence(cut, kept, passes=passes).network
 
     def figures(self, kept: Kept, network: GraphModule) -> Figures:
         plan = tuple(map(len, kept))

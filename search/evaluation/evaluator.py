@@ -22,7 +22,7 @@ from search.evaluation.shift import shift, statistics
 from search.evaluation.tuning import Tuning
 from search.pruning import apply, apply_further, clone, everything, select
 from search.pruning.positions import alive
-from search.reconstruction import PASSES, Parallel, Removal, held_together, sequential
+from search.reconstruction import PASSES, Parallel, Removal, Solved, sequential
 from search.space import Kept, Plan
 from search.strategies.base import Solve
 
@@ -125,15 +125,11 @@ class Evaluator(Examiner):
         if solve == "draft":
             count, passes = max(_DRAFT, count // 4), 0
         cut = apply(self.original, self.space, kept).eval()
-        network = self.in_sequence(cut, kept, count, passes)
+        network, solved_on = self.in_sequence(cut, kept, count, passes)
         if self.spec.evaluation.recalibration not in ("auto", "none"):
             self.recalibrate(network, kept)
         measured = self.measure(network, "holdout")
-        room = self._room
-        part = min(self._calibration.batch, max(1, room // 2))
-        together = room // part * part
-        solved_on = float(min(count, self._calibration.count, together))
-        metrics = finite(measured) | {"solved_on": solved_on}
+        metrics = finite(measured) | {"solved_on": float(solved_on)}
         state = snapshot(network) if solve == "full" else {}
         return Evaluated(metrics, self.score(measured), kept, state)
 
@@ -154,7 +150,7 @@ class Evaluator(Examiner):
                     cut, kept, *(() if start is None else (before, parent))
                 )
             case "sequential":
-                return self.in_sequence(cut, kept)
+                return self.in_sequence(cut, kept).network
         return cut
 
     @cached_property
@@ -164,7 +160,7 @@ class Evaluator(Examiner):
 
     def in_sequence(
         self, cut: GraphModule, kept: Kept, count: int | None = None, passes: int = PASSES
-    ) -> GraphModule:
+    ) -> Solved:
         """A cut network solved for layer after layer, see `sequential`.
 
         Args:
@@ -180,11 +176,6 @@ class Evaluator(Examiner):
             passes=passes,
             held_bytes=SEQUENTIAL_BYTES,
         )
-
-    @cached_property
-    def _room(self) -> int:
-        """On how many examples both networks run together from their first step on."""
-        return held_together(self.original, SEQUENTIAL_BYTES)[0]
 
     def recalibrate(self, network: GraphModule, kept: Kept) -> None:
         """Batch-norm statistics from the calibration examples, as the specification asks, in place.

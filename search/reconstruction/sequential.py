@@ -23,6 +23,7 @@ pass minimises a bound on the error behind the activation.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, fx
@@ -44,6 +45,16 @@ _FAR = 1e30  # beyond every output, and finite
 _SMALLEST_GAIN = 1e-3  # of a batch-norm: a channel with less says next to nothing
 
 
+class Solved(NamedTuple):
+    """A network, and how many examples the first of its layers that had to be was solved on.
+
+    Later layers may have seen more. 0 if there was nothing to solve for.
+    """
+
+    network: fx.GraphModule
+    examples: int
+
+
 def sequential(
     original: fx.GraphModule,
     cut: fx.GraphModule,
@@ -53,7 +64,7 @@ def sequential(
     ridge: float = RIDGE,
     passes: int = PASSES,
     held_bytes: int | None = None,
-) -> fx.GraphModule:
+) -> Solved:
     """The cut network with weights solved for on its own inputs.
 
     Args:
@@ -93,12 +104,13 @@ class _Sequential:
         self._batches, self._room = batches, room
         self._waiting = next(batches, None)
         self._taken = 0  # examples
+        self._solved_on = 0
         self._then, self._now = Walk(original), Walk(result)
         self._layers = {layer.node: layer for layer in layers(graph_of(result))}
         self._order = ordered(result)
         self._changed = _differing(original, result)
 
-    def run(self) -> fx.GraphModule:
+    def run(self) -> Solved:
         """The cut network, its layers solved for one after the other."""
         with torch.no_grad():
             for at, name in enumerate(self._order):
@@ -106,11 +118,12 @@ class _Sequential:
                 moved = not self._changed.isdisjoint(self._then.reads[name])
                 self._then.step(name)
                 if moved and name in self._layers:
+                    self._solved_on = self._solved_on or self._taken
                     self._solve(self._layers[name])
                 if moved:
                     self._changed.add(name)
                 self._follow(name, self._then, self._now)
-        return self._result
+        return Solved(self._result, self._solved_on)
 
     def _take_more(self, at: int) -> None:
         """Bring further batches as far as the others have come, as long as there is room."""

@@ -118,7 +118,7 @@ def test_sequential_leaves_no_gradient_on_its_own_inputs(name: str) -> None:
     found = case(name)
     x, kept = inputs(found.example), some(found.space, 2)
     cut = apply(found.network, found.space, kept)
-    solved = sequential(found.network, cut, found.space, kept, batches(x), RIDGE, passes=0)
+    solved = sequential(found.network, cut, found.space, kept, batches(x), RIDGE, passes=0).network
     left = alive(found.space, kept)
     then, now = Recorder(found.network).values(x), Recorder(solved).values(x)
     own = tensors_of(solved)
@@ -197,7 +197,7 @@ def test_layers_whose_weights_are_tensors_of_their_own_are_followed(
 
     monkeypatch.setattr(_Sequential, "_follow", recorded)
     x = inputs(found.example)
-    solved = sequential(found.network, cut, found.space, kept, [x], RIDGE)
+    solved = sequential(found.network, cut, found.space, kept, [x], RIDGE).network
     values = Recorder(solved).values(x)
     for layer in layers(graph):
         torch.testing.assert_close(seen[layer.node], values[layer.node])
@@ -244,7 +244,7 @@ def test_what_is_redundant_is_lost_without_a_trace(way: str) -> None:
     if way == "parallel":
         solved = Parallel(network, space, batches(x), 1e-12).reconstruct(cut, kept)
     else:
-        solved = sequential(network, cut, space, kept, batches(x), 1e-12)
+        solved = sequential(network, cut, space, kept, batches(x), 1e-12).network
     unseen = torch.randn(20, 3, 8, 8, dtype=torch.float64)
     with torch.no_grad():
         assert not torch.allclose(cut(unseen), original(unseen), rtol=0.01)
@@ -290,7 +290,7 @@ def test_what_an_activation_cuts_off_is_not_asked_for(
 
     def error(passes: int) -> float:
         """Mean square behind the activation."""
-        solved = sequential(network, cut, space, kept, batches(x), RIDGE, passes=passes)
+        solved = sequential(network, cut, space, kept, batches(x), RIDGE, passes=passes).network
         then, now = (Recorder(net).values(x)[mean.inputs[0]] for net in (network, solved))
         return float((then[:, left] - now).square().mean())
 

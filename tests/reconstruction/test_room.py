@@ -8,8 +8,8 @@ from torch import Tensor, fx
 
 from espalier.format.build import graph_of, tensors_of
 from search.pruning import apply
-from search.reconstruction import held_together, sequential
-from search.reconstruction.order import live_bytes, ordered
+from search.reconstruction import Solved, sequential
+from search.reconstruction.order import held_together, live_bytes, ordered
 from search.reconstruction.walk import Walk
 from tests.pruning.cases import case
 from tests.reconstruction.test_reconstruction import EXAMPLES, Recorder, batches, inputs, some
@@ -21,7 +21,7 @@ def needed(network: fx.GraphModule) -> list[int]:
     return live_bytes(network, ordered(network))
 
 
-def solved(name: str, held_bytes: int | None, examples: int = EXAMPLES) -> fx.GraphModule:
+def solved(name: str, held_bytes: int | None, examples: int = EXAMPLES) -> Solved:
     """A cut network that was solved for."""
     found = case(name)
     kept = some(found.space, 2)
@@ -33,8 +33,10 @@ def solved(name: str, held_bytes: int | None, examples: int = EXAMPLES) -> fx.Gr
 @pytest.mark.parametrize("name", ["resnet18", "densenet", "vit_fused"])
 def test_with_room_for_all_it_is_as_without_a_limit(name: str) -> None:
     most = 2 * needed(case(name).network)[0] * EXAMPLES
-    free, bounded = tensors_of(solved(name, None)), tensors_of(solved(name, most))
-    assert all(torch.equal(free[key], bounded[key]) for key in free)
+    free, bounded = solved(name, None), solved(name, most)
+    assert free.examples == bounded.examples == EXAMPLES
+    before, after = tensors_of(free.network), tensors_of(bounded.network)
+    assert all(torch.equal(before[key], after[key]) for key in before)
 
 
 def test_later_layers_see_more_examples_where_the_first_see_few() -> None:
@@ -45,9 +47,11 @@ def test_later_layers_see_more_examples_where_the_first_see_few() -> None:
     x = inputs(case("resnet18").example)
     last = graph_of(network).outputs[0]
     wanted = Recorder(network).values(x)[last]
+    found = [solved("resnet18", *given) for given in ((None,), (limit,), (None, BATCH))]
+    assert found[0].examples == EXAMPLES
+    assert found[2].examples == BATCH <= found[1].examples < EXAMPLES, "of the first layer"
     losses = [
-        float((Recorder(each).values(x)[last] - wanted).square().mean())
-        for each in (solved("resnet18", *given) for given in ((None,), (limit,), (None, BATCH)))
+        float((Recorder(each.network).values(x)[last] - wanted).square().mean()) for each in found
     ]
     every, mixed, few = losses
     assert every != mixed < few / 2, "they are not the same, and mixed is near to every"
@@ -58,11 +62,10 @@ def test_a_batch_that_is_too_large_is_divided() -> None:
     limit = 2 * needed(network)[0] * 2  # two examples
     assert held_together(network, limit)[0] == 2
     assert held_together(network, 1)[0] == 1
-    for held_bytes in (limit, 1):
-        assert all(
-            tensor.isfinite().all()
-            for tensor in tensors_of(solved("resnet18", held_bytes)).values()
-        )
+    for held_bytes, first in ((limit, 2), (1, 1)):
+        found = solved("resnet18", held_bytes)
+        assert first <= found.examples < EXAMPLES
+        assert all(tensor.isfinite().all() for tensor in tensors_of(found.network).values())
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2_bn"])
