@@ -160,7 +160,7 @@ class Client(Connection):
         return self.get(url_of("jobs", job, "artifacts", "sensitivity.json"))
 
     def curve(self, job: str) -> Json:
-        """The networks for larger budgets of a job of `allocate` with `points`, and the winner."""
+        """The winner and the points of a job of `allocate` or `nsga2`: networks of other costs."""
         return self.get(url_of("jobs", job, "artifacts", "curve.json"))
 
     def download(
@@ -203,8 +203,8 @@ class Client(Connection):
     ) -> Path:
         """Fetch the network of a trial that is `kept`: not fine-tuned.
 
-        A trial that was tuned, and a finalist or point of `allocate`, comes with the weights that
-        it was scored with. Any other is the original after the cut and nothing else.
+        A trial that was tuned, and a finalist or point of `allocate` or `nsga2`, comes with the
+        weights that it was scored with. Any other is the original after the cut and nothing else.
 
         Raises:
             ApiError: there is no such trial, or (`trial.not_kept`) it failed or its weights are

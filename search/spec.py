@@ -117,9 +117,18 @@ class OptunaSpec(Frozen):
         description="of `nsga2`: the score, highest, against one or more costs, lowest; "
         "score and macs if left out",
     )
+    points: int | None = Field(
+        None,
+        ge=0,
+        le=50,
+        description="of `nsga2`: networks along the front that are solved for in full at the end, "
+        "beside the winner, and kept with their weights; 8 if left out",
+    )
 
     @model_validator(mode="after")
     def _fitting(self) -> OptunaSpec:
+        if self.points is not None and self.sampler != "nsga2":
+            raise ValueError("points are for the sampler nsga2: the others leave no front")
         if self.objectives is None:
             return self
         if self.sampler != "nsga2":
@@ -137,6 +146,13 @@ class OptunaSpec(Frozen):
         if self.sampler != "nsga2":
             return ("score",)
         return self.objectives or ("score", "macs")
+
+    @property
+    def front_points(self) -> int:
+        """`points`, the default filled in."""
+        if self.sampler != "nsga2":
+            return 0
+        return 8 if self.points is None else self.points
 
 
 CostName = Literal["macs", "params", "weight_bytes", "peak_activation_bytes"]

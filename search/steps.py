@@ -261,12 +261,14 @@ def finalize(
 
     context = context_of(inputs, files)
     tuner = tuner_of(context, winner, checkpoint, files)
-    plan, cost, metrics = _uniform(context)
+    number = winner.outcome.number
+    solved = any(t.proposal.solve for t in trials if t.proposal.number == number)
+    plan, cost, metrics = _uniform(context, "full" if solved else None)
     result = Result(
         evaluator=context.evaluator,
         network=cast(GraphModule, tuner.network()),
         kept=winner.kept,
-        winner=winner.outcome.number,
+        winner=number,
         limits=prepared.limits,
         before=prepared.cost,
         after=context.problem.cost.of(tuple(map(len, winner.kept))),
@@ -290,15 +292,18 @@ def finalize(
     return Finished(artifacts, written.summary)
 
 
-def _uniform(context: Context) -> tuple[Plan, dict[str, int], Mapping[str, float]]:
-    """The plain plan under the same budget, its channels chosen and its weights solved alike.
+def _uniform(
+    context: Context, solve: Solve | None
+) -> tuple[Plan, dict[str, int], Mapping[str, float]]:
+    """The plain plan under the same budget, its channels chosen as the trials' are.
 
+    Args:
+        solve: as the winner's weights were solved for.
     Returns:
         Plan, cost, and metrics on the hold-out.
     """
     spec, problem, evaluator = context.inputs.spec, context.problem, context.evaluator
     plan = uniform_plan(problem.cost, problem.budget(spec), problem.choices(spec))
     random = generator(spec.seed, _CRITERION)
-    solve: Solve | None = "full" if spec.strategy.name == "allocate" else None
     found = evaluator.evaluate(evaluator.choose(plan, random), solve=solve)
     return plan, problem.cost.of(plan), found.metrics

@@ -121,7 +121,7 @@ def network(
 ) -> Response:
     """A trial's network as a package, not fine-tuned; `weights` in its manifest says what it has.
 
-    `solved`: of `allocate`, the finalists and the points of the curve come with the weights that
+    `solved`: of `allocate` and `nsga2`, the finalists and the points come with the weights that
     they were scored with, ready for use. `tuned`: so does, of a search that tunes its trials, the
     winner of each iteration: a family of networks, from the widest to the one within the budget.
     `original`: any other trial that succeeded is the original, cut, with the original's weights and

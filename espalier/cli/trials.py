@@ -18,7 +18,10 @@ _SHOWN = ("macs", "params")
 def _none(kept: bool, front: bool, points: bool) -> str:
     """Why there is nothing to show."""
     if points:
-        return "no points yet: only allocate has them, as many as strategy.points says"
+        return (
+            "no points yet: allocate and the sampler nsga2 have them, as many as strategy.points "
+            "says"
+        )
     if front and kept:
         return "no trial on a front is kept yet"
     if front:
@@ -44,7 +47,8 @@ def _tags(trial: dict[str, Any], groups: list[str]) -> str:
 def _on_curve(found: list[dict[str, Any]], best: int | None) -> list[dict[str, Any]]:
     """The winner and the points, by rising cost; nothing without points."""
     points = [trial for trial in found if "point" in trial["tags"]]
-    return [trial for trial in found if trial["number"] == best and points] + points
+    winner = [trial for trial in found if trial["number"] == best and points]
+    return sorted(winner + points, key=lambda trial: trial["cost"].get("macs", 0))
 
 
 def _score(trial: dict[str, Any]) -> str:
@@ -103,7 +107,7 @@ def register(app: typer.Typer) -> None:
         ] = False,
         points: Annotated[
             bool,
-            typer.Option("--points", help="Only the winner and the networks for larger budgets."),
+            typer.Option("--points", help="Only the winner and the networks beside it."),
         ] = False,
         as_json: Annotated[bool, typer.Option("--json", help="As the service says it.")] = False,
         url: Url = URL,

@@ -87,7 +87,7 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
 
 
 def points_line(view: dict[str, Any]) -> str:
-    """Where the networks for larger budgets are; empty if there are none."""
+    """Where the networks of other costs are; empty if there are none."""
     count = len((view["summary"] or {}).get("points", ()))
     if not count:
         return ""

@@ -119,6 +119,11 @@ class Evaluator(Examiner):
         """
         return self.first(self._cut(kept, None), count)
 
+    @property
+    def _solves(self) -> bool:
+        """Whether weights are solved for at all."""
+        return self._calibration.count > 0 and self.spec.evaluation.reconstruction != "none"
+
     def _solved(self, kept: Kept, solve: Solve) -> Evaluated:
         """Solved layer after layer, the first layers on `solved_on` examples."""
         count, passes = self._calibration.count, PASSES
@@ -144,14 +149,11 @@ class Evaluator(Examiner):
         if parent == kept:
             return before
         cut = apply_further(before, self.space, parent, kept).eval()
-        match self.spec.evaluation.reconstruction if self._calibration.count else "none":
-            case "parallel":
-                return self._parallel.reconstruct(
-                    cut, kept, *(() if start is None else (before, parent))
-                )
-            case "sequential":
-                return self.in_sequence(cut, kept).network
-        return cut
+        if not self._solves:
+            return cut
+        if self.spec.evaluation.reconstruction == "sequential":
+            return self.in_sequence(cut, kept).network
+        return self._parallel.reconstruct(cut, kept, *(() if start is None else (before, parent)))
 
     @cached_property
     def _parallel(self) -> Parallel:
@@ -222,11 +224,12 @@ class Evaluator(Examiner):
             start: a parent's kept channels, of which `kept` is a subset, and its tuned weights.
             tuning_steps: gradient steps before the score, on examples drawn with `seed`.
             floor: the score to beat, see `search.evaluation.racing`; of no effect without racing.
-            solve: see `Proposal.solve`; without a start and without tuning.
+            solve: see `Proposal.solve`; without a start and without tuning. Where the
+                specification has no weights solved for, they are kept as the score found them.
         """
-        if solve is not None:
+        if solve is not None and self._solves:
             return self._solved(kept, solve)
-        plain = start is None and tuning_steps == 0
+        plain = start is None and tuning_steps == 0 and solve is None
         key = kept, floor if self._races else None
         if plain and key in self._cache:
             self._cache.move_to_end(key)

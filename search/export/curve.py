@@ -87,16 +87,21 @@ def curve_section(result: Result, metric: str, final: Mapping[str, float]) -> Ma
     if not points_of(result):
         return Markup()
     facts = curve_facts(result, final)
-    shown = [_landscape(facts, name) for name in dict.fromkeys((metric, "kl"))]
     plots = [
-        Markup(landscape(each, name, limit))
+        Markup(landscape(_landscape(facts, shown, name), name, limit))
         for name, limit in result.limits.items()
-        for each in shown
+        for shown in dict.fromkeys((metric, "kl"))
     ]
-    note = (
+    about = (
         "The search for one budget knows what every group loses, so it also gives the best plans "
-        "that it knows for larger ones: the points. Each is solved on all calibration examples and "
-        "kept with its weights, not fine-tuned. Measured on the hold-out."
+        "that it knows for larger ones: the points."
+        if result.spec.strategy.name == "allocate"
+        else "The search left a front of networks, of which none is better in everything than "
+        "another: the points are spread along it, from the cheapest up."
+    )
+    note = (
+        f"{about} Each is scored as it is kept with its weights, not fine-tuned. Measured on the "
+        "hold-out."
     )
     first = facts["points"][0]["trial"]
     fetch = tag(
@@ -111,7 +116,12 @@ def curve_section(result: Result, metric: str, final: Mapping[str, float]) -> Ma
     )  # fmt: skip
 
 
-def _landscape(facts: Facts, metric: str) -> Landscape:
+def _along(facts: Facts, cost: str) -> list[Facts]:
+    """The winner and the points, the cheapest first."""
+    return sorted([facts["winner"], *facts["points"]], key=lambda each: each["cost"][cost])
+
+
+def _landscape(facts: Facts, metric: str, cost: str) -> Landscape:
     original, winner = facts["original"], facts["winner"]
     return Landscape(
         metric=metric,
@@ -120,7 +130,7 @@ def _landscape(facts: Facts, metric: str) -> Landscape:
         path=_plotted([winner], metric),
         final=next(iter(_plotted([{**winner, "metrics": winner["finetuned"]}], metric)), None),
         control=None,
-        curve=_plotted([winner, *facts["points"], original], metric),
+        curve=_plotted([*_along(facts, cost), original], metric),
     )
 
 
@@ -130,14 +140,17 @@ def _plotted(networks: Sequence[Facts], metric: str) -> list[Point]:
 
 
 def _table(result: Result, facts: Facts, metric: str) -> Markup:
-    """The original first, then ever smaller networks, and the winner after fine-tuning."""
+    """The original first, then ever smaller networks; the winner also after fine-tuning."""
     original, winner = facts["original"], facts["winner"]
     shown = {metric, "top1", "agreement", "kl"} & original["metrics"].keys()
     metrics = [name for name in words.METRICS if name in shown]
     networks: list[tuple[str, Facts]] = [("Original", original)]
-    networks += [(f"Trial {each['trial']}", each) for each in reversed(facts["points"])]
-    networks.append((f"Trial {winner['trial']}, the winner", winner))
-    networks.append(("Winner, fine-tuned", {**winner, "metrics": winner["finetuned"]}))
+    for each in reversed(_along(facts, next(iter(result.limits)))):
+        if each is winner:
+            networks.append((f"Trial {each['trial']}, the winner", each))
+            networks.append(("Winner, fine-tuned", {**each, "metrics": each["finetuned"]}))
+        else:
+            networks.append((f"Trial {each['trial']}", each))
     rows = []
     for label, each in networks:
         costs = (_cost(name, each["cost"][name], original) for name in result.limits)

@@ -45,7 +45,7 @@ class Landscape:
         final: the winner after fine-tuning.
         control: the uniform plan without fine-tuning.
         front: the trials that no other beats in all objectives; none if there is but one.
-        curve: networks for ever larger budgets, from the winner to the original.
+        curve: the winner, the points and the original, the cheapest first.
     """
 
     metric: str

@@ -45,7 +45,7 @@ LEVELS_TYPES: Mapping[str, str] = {"levels.json": "application/json"}
 """What comes with them where the strategy goes by the losses of single groups."""
 
 CURVE_TYPES: Mapping[str, str] = {"curve.json": "application/json"}
-"""What comes with them where the search gave networks for larger budgets."""
+"""What comes with them where the search gave networks of several costs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,8 @@ class Proposal:
             given up after some of the hold-out. `None` asks for all of it.
         solve: its layers are solved one after the other on the cut network's own inputs, with a
             part of the calibration examples (`"draft"`), or with all of them, and the weights are
-            kept with the trial (`"full"`). `None` leaves it to `evaluation.reconstruction`.
+            kept with the trial (`"full"`). `None` leaves it to `evaluation.reconstruction`; so
+            does any other where that is `"none"`, or there are no calibration examples.
         levels_of: a group that the plan narrows alone, whose loss at every width is wanted; the
             trial's own score is then of a part of the hold-out.
     """

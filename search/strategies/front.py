@@ -38,9 +38,10 @@ def front(
     Args:
         values: by the trial's number, one for each objective.
     Returns:
-        their numbers, ascending; of trials that are equal in everything, the first.
+        their numbers, ascending; of trials that are equal in everything, the last, which may be
+        the one that was solved for.
     """
-    numbers = sorted(values)
+    numbers = sorted(values, reverse=True)
     if not numbers:
         return ()
     signs = [1.0 if way == "maximize" else -1.0 for way in directions(objectives)]

@@ -16,6 +16,8 @@ projection and rounding, was no better for TPE and worse for CMA-ES on chains of
 Except for `random`, the first trial is the uniform plan with its slack used up, so that the search
 never loses to it. The first population of NSGA-II is spread over the costs within the budget on
 purpose: ratios that are drawn independently of each other almost all add up to the same cost.
+When its trials are told, the front's best and `points` others along it are solved for in full, so
+that what is taken from the front is what was scored.
 """
 
 from __future__ import annotations
@@ -45,7 +47,11 @@ from search.strategies.samplers import (
 
 
 class OptunaSearch:
-    """Learns from whatever has returned, so the search depends on how many trials run at once."""
+    """Learns from whatever has returned, so the search depends on how many trials run at once.
+
+    Attributes:
+        points: numbers of the trials that solve for plans along the front, the cheapest first.
+    """
 
     def __init__(self, config: OptunaSpec, problem: Problem) -> None:
         self._config = config
@@ -65,6 +71,9 @@ class OptunaSearch:
         self._leader = Leader()
         self._tried: list[Tried] = []
         self._arrivals = 0
+        self._finals: dict[int, Plan] | None = None if self._several else {}
+        self._solved: dict[int, tuple[float, ...] | None] = {}  # values of the finals
+        self.points: tuple[int, ...] = ()
 
     @property
     def _several(self) -> bool:
@@ -72,11 +81,17 @@ class OptunaSearch:
 
     @property
     def done(self) -> bool:
-        return self._ledger.next_number == self._trials and not self._ledger.outstanding
+        if self._finals is None:
+            return False
+        settled = self._ledger.next_number - len(self._ledger.outstanding)
+        return settled == self._trials + len(self._finals)
 
     @property
     def fraction(self) -> float:
-        return self._arrivals / self._trials
+        if self.done:
+            return 1.0
+        most = self._trials + (1 + self._config.front_points) * self._several
+        return (self._arrivals + len(self._solved)) / most
 
     @property
     def best(self) -> int | None:
@@ -84,7 +99,7 @@ class OptunaSearch:
             return self._leader.number
         score = self._objectives.index("score")
         values = self._values()
-        return max(self.family, key=lambda number: (values[number][score], -number), default=None)
+        return max(self.family, key=lambda number: (values[number][score], number), default=None)
 
     @property
     def family(self) -> tuple[int, ...]:
@@ -93,9 +108,11 @@ class OptunaSearch:
 
     @property
     def needed(self) -> frozenset[int]:
-        return frozenset()  # untuned: the plan is enough to make it again
+        return frozenset(self._solved)  # of all others the plan is enough to make them again
 
     def ask(self, n: int, /) -> Sequence[Proposal]:
+        if self._ledger.next_number >= self._trials:
+            return self._ask_finals(n)
         start = len(self._tried)
         count = min(max(n, 0), self._trials - start)
         if count == 0:
@@ -108,23 +125,53 @@ class OptunaSearch:
         self._tried += drawn
         return [self._ledger.issue(self._plan(trial.point)) for trial in drawn]
 
+    def _ask_finals(self, n: int) -> list[Proposal]:
+        """The best of the front and some along it, to be solved for once all trials are told."""
+        proposals: list[Proposal] = []
+        for number, plan in (self._finals or {}).items():
+            if number >= self._ledger.next_number and len(proposals) < n:
+                place = number - self._trials  # the first is the winner so far
+                tags = {"point": place} if place else {"final": 1}
+                proposals.append(self._ledger.issue(plan, solve="full", tags=tags))
+        return proposals
+
+    def _plan_finals(self) -> dict[int, Plan]:
+        """The winner so far, then plans evenly spread in cost over the rest of the front."""
+        best, values = self.best, self._values()
+        if best is None:
+            return {}
+        at = next(i for i, name in enumerate(self._objectives) if name != "score")
+        cost = {number: values[number][at] for number in self.family}
+        rest, chosen = sorted(cost.keys() - {best}), list[int]()
+        count = min(self._config.front_points, len(rest))
+        for wanted in np.linspace(min(cost.values()), cost[best], count, endpoint=False).tolist():
+            chosen.append(min(rest, key=lambda number: abs(cost[number] - wanted)))
+            rest.remove(chosen[-1])
+        numbers = [best, *sorted(chosen, key=cost.__getitem__)]
+        plans = [self._plan(self._tried[number].point) for number in numbers]
+        return dict(enumerate(plans, self._trials))
+
     def tell(self, outcome: Outcome, /) -> None:
         score = self._ledger.settle(outcome)
-        self._leader.offer(outcome.number, score)
-        trial = self._tried[outcome.number]
-        trial.arrival = self._arrivals
-        self._arrivals += 1
+        values = None
         if score is not None:
             cost = self._problem.cost.of(tuple(outcome.plan)) if self._several else {}
-            trial.values = values_of(self._objectives, score, cost)
+            values = values_of(self._objectives, score, cost)
+        if outcome.number >= self._trials:
+            self._solved[outcome.number] = values
+            return
+        self._leader.offer(outcome.number, score)
+        trial = self._tried[outcome.number]
+        trial.arrival, trial.values = self._arrivals, values
+        self._arrivals += 1
+        if self._finals is None and self._arrivals == self._trials:
+            self._finals = self._plan_finals()
+            self.points = tuple(self._finals)[1:]
 
     def _values(self) -> dict[int, tuple[float, ...]]:
         """Of the trials that succeeded, by number."""
-        return {
-            number: trial.values
-            for number, trial in enumerate(self._tried)
-            if trial.values is not None
-        }
+        tried = dict(enumerate(trial.values for trial in self._tried)) | self._solved
+        return {number: values for number, values in tried.items() if values is not None}
 
     def _make_sampler(self) -> Sampler:
         if self._config.sampler == "cmaes":
@@ -187,6 +234,9 @@ class OptunaSearch:
                 [list(trial.point), trial.generation, trial.arrival, trial.values]
                 for trial in self._tried
             ],
+            "finals": None if self._finals is None else [[n, p] for n, p in self._finals.items()],
+            "solved": [[number, values] for number, values in self._solved.items()],
+            "points": list(self.points),
         }
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
@@ -197,3 +247,9 @@ class OptunaSearch:
             Tried(tuple(point), generation, arrival, None if values is None else tuple(values))
             for point, generation, arrival, values in state["tried"]
         ]
+        finals = state["finals"]
+        self._finals = None if finals is None else {n: tuple(plan) for n, plan in finals}
+        self._solved = {
+            number: None if values is None else tuple(values) for number, values in state["solved"]
+        }
+        self.points = tuple(state["points"])

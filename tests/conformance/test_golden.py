@@ -18,7 +18,7 @@ GOLDEN: dict[str, tuple[Plan, int]] = {  # the winner, and how many trials it to
     "sensitivity-coarse": ((32, 15, 32, 15, 32, 19), 13),
     "optuna-tpe": ((32, 17, 32, 7, 32, 32), 6),
     "optuna-cmaes": ((27, 21, 28, 11, 29, 14), 10),
-    "optuna-nsga2": ((23, 22, 22, 22, 22, 23), 6),
+    "optuna-nsga2": ((23, 22, 22, 22, 22, 23), 11),
     "optuna-random": ((32, 19, 32, 6, 17, 32), 2),
     "allocate": ((32, 10, 32, 25, 32, 32), 14),
     "allocate-once": ((32, 10, 32, 25, 32, 32), 8),

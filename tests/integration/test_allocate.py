@@ -126,17 +126,18 @@ def test_finalists_and_points_keep_their_weights(data: Path, job: str) -> None:
     assert not any(trial["weights"] for trial in trials if trial not in solved)
 
 
-def test_a_point_comes_as_it_was_scored(
+def check_downloads(
     service: Service,
     client: espalier.Client,
     job: str,
     holdout: tuple[torch.Tensor, torch.Tensor],
     tmp_path: Path,
-) -> None:
+) -> list[dict[str, Any]]:
+    """Fetch what was solved for, and count what it gets right: as the trial says. These trials."""
     inputs, labels = holdout
-    for trial in list(client.trials(job)):
-        if not {"final", "point"} & trial["tags"].keys():
-            continue
+    trials = list(client.trials(job))
+    solved = [trial for trial in trials if {"final", "point"} & trial["tags"].keys()]
+    for trial in solved:
         cli(service, "download", job, "--trial", trial["number"], "-o", tmp_path)
         path = tmp_path / f"{job}-trial-{trial['number']}.espalier"
         network = espalier.load(path)
@@ -147,6 +148,48 @@ def test_a_point_comes_as_it_was_scored(
         facts = read_package(path).manifest.extra["trial"]
         assert isinstance(facts, dict)
         assert (facts["weights"], facts["finetuned"]) == ("solved", False)
+    return solved
+
+
+def test_a_point_comes_as_it_was_scored(
+    service: Service,
+    client: espalier.Client,
+    job: str,
+    holdout: tuple[torch.Tensor, torch.Tensor],
+    tmp_path: Path,
+) -> None:
+    assert len(check_downloads(service, client, job, holdout, tmp_path)) == 4
+
+
+@pytest.mark.parametrize("reconstruction", ["parallel", "none"])
+def test_so_does_a_point_of_a_front(
+    service: Service,
+    client: espalier.Client,
+    uploads: dict[str, str],
+    holdout: tuple[torch.Tensor, torch.Tensor],
+    tmp_path: Path,
+    reconstruction: str,
+) -> None:
+    front = submitted(
+        client,
+        uploads,
+        strategy={"name": "optuna", "sampler": "nsga2", "trials": 12, "points": 3},
+        evaluation={**EVALUATION, "reconstruction": reconstruction},
+        finetune={"epochs": 0},
+    )
+    solved = check_downloads(service, client, front, holdout, tmp_path)
+    assert [trial["number"] for trial in solved] == list(range(12, 12 + len(solved)))
+    assert len(solved) == 4
+    summary, curve = client.job(front)["summary"], client.curve(front)
+    assert [point["trial"] for point in curve["points"]] == [t["number"] for t in solved[1:]]
+    assert [point["trial"] for point in summary["points"]] == [t["number"] for t in solved[1:]]
+    shown = cli(service, "trials", front, "--points")
+    costs = [float(line.split()[1]) for line in shown.splitlines() if line.strip()[:1].isdecimal()]
+    assert costs == sorted(costs)
+    assert len(costs) == 4
+    assert summary["winner"] >= (12 if reconstruction == "none" else 0)
+    told = {trial["number"] for trial in client.trials(front) if trial["front"]}
+    assert reconstruction == "parallel" or {trial["number"] for trial in solved} <= told
 
 
 def test_the_curve_is_shown_and_told(service: Service, client: espalier.Client, job: str) -> None:

@@ -15,10 +15,10 @@ from pydantic import ValidationError
 from scipy.stats import wilcoxon
 
 from search.cost import Budget
-from search.space import widths
+from search.space import Plan, widths
 from search.spec import Objective, OptunaSpec
 from search.strategies import samplers
-from search.strategies.base import Outcome, Problem
+from search.strategies.base import Outcome, Problem, Proposal
 from search.strategies.fitting import uniform_plan
 from search.strategies.front import Direction, front
 from search.strategies.optuna import OptunaSearch
@@ -164,7 +164,8 @@ def test_where_everything_fits_one_trial_is_enough() -> None:
     toy = chain(4, share=1.0)
     history = play(OptunaSpec(trials=50), toy)
     assert [proposal.plan for proposal in history.proposals] == [toy.problem.full]
-    assert len(play(OptunaSpec(sampler="nsga2", trials=12), toy).proposals) == 12
+    proposals = play(OptunaSpec(sampler="nsga2", trials=12), toy).proposals
+    assert sum(proposal.solve is None for proposal in proposals) == 12
 
 
 def test_a_failed_trial_teaches_nothing() -> None:
@@ -190,7 +191,7 @@ def test_the_front_is_what_no_other_trial_beats() -> None:
     generator = np.random.default_rng(1)
     objectives: tuple[Objective, ...] = ("score", "macs", "params")
     points = {
-        int(number): tuple(map(float, generator.integers(0, 6, 3)))
+        int(number): tuple(map(float, generator.integers(0, 4, 3)))
         for number in generator.permutation(80)
     }
 
@@ -202,8 +203,9 @@ def test_the_front_is_what_no_other_trial_beats() -> None:
         number
         for number, point in points.items()
         if not any(better(other, point) for other in points.values())
-        and not any(other == point and n < number for n, other in points.items())
+        and not any(other == point and n > number for n, other in points.items())
     ]
+    assert len(expected) < sum(points[n] in [points[e] for e in expected] for n in points)
     assert front(objectives, points) == tuple(sorted(expected))
     assert front(objectives, {}) == ()
 
@@ -230,10 +232,63 @@ def test_nsga2_spreads_below_the_budget() -> None:
     assert not OptunaSearch(OptunaSpec(), problem).family
 
 
+def ended(
+    points: int | None, gain: float | None
+) -> tuple[OptunaSearch, list[Proposal], dict[int, Plan]]:
+    """A search by `nsga2` whose plans, solved for, gain so much or fail.
+
+    Returns:
+        the strategy, what it had solved for, and the front before that by number.
+    """
+    toy = chain(8)
+    strategy = OptunaSearch(OptunaSpec(sampler="nsga2", trials=60, points=points), toy.problem)
+    plans, before, solved = dict[int, Plan](), dict[int, Plan](), list[Proposal]()
+    while not strategy.done:
+        for proposal in strategy.ask(3):
+            score = toy.score(proposal.plan)
+            assert score is not None
+            plans[proposal.number] = proposal.plan
+            if proposal.solve is not None:
+                before = before or {number: plans[number] for number in strategy.family}
+                solved.append(proposal)
+                score = None if gain is None else score + gain
+            strategy.tell(Outcome(proposal.number, proposal.plan, score))
+    return strategy, solved, before
+
+
+@pytest.mark.parametrize("points", [None, 0, 1, 3, 50])
+def test_the_best_of_the_front_and_others_along_it_are_solved_for(points: int | None) -> None:
+    strategy, solved, before = ended(points, 0.5)
+    assert [proposal.number for proposal in solved] == list(range(60, 60 + len(solved)))
+    assert {proposal.solve for proposal in solved} == {"full"}
+    wanted = 8 if points is None else points
+    assert len(solved) == 1 + min(wanted, len(before) - 1)
+    assert strategy.points == tuple(proposal.number for proposal in solved[1:])
+    assert [proposal.tags for proposal in solved[1:]] == [
+        {"point": place} for place in range(1, len(solved))
+    ]
+    costs = [chain(8).problem.cost.of(proposal.plan)["macs"] for proposal in solved]
+    assert costs[1:] == sorted(set(costs[1:])), "the cheapest first, each another one"
+    if len(solved) > 2:
+        assert {proposal.plan for proposal in solved} <= set(before.values())
+        cheapest = min(chain(8).problem.cost.of(plan)["macs"] for plan in before.values())
+        assert costs[1] == cheapest
+    assert strategy.best == 60
+    assert {proposal.number for proposal in solved} <= set(strategy.family)
+
+
+def test_what_cannot_be_solved_for_stays_as_it_was_scored() -> None:
+    strategy, solved, before = ended(None, None)
+    assert solved
+    assert strategy.family == tuple(before)
+    assert strategy.best in before
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [
         ({"sampler": "tpe", "objectives": ["score", "macs"]}, "for the sampler nsga2"),
+        ({"sampler": "tpe", "points": 3}, "for the sampler nsga2"),
         ({"sampler": "nsga2", "objectives": ["score"]}, "two or more"),
         ({"sampler": "nsga2", "objectives": ["score", "score"]}, "each named once"),
         ({"sampler": "nsga2", "objectives": ["macs", "params"]}, "include score"),
