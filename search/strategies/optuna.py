@@ -47,11 +47,7 @@ from search.strategies.samplers import (
 
 
 class OptunaSearch:
-    """Learns from whatever has returned, so the search depends on how many trials run at once.
-
-    Attributes:
-        points: numbers of the trials that solve for plans along the front, the cheapest first.
-    """
+    """Learns from whatever has returned, so the search depends on how many trials run at once."""
 
     def __init__(self, config: OptunaSpec, problem: Problem) -> None:
         self._config = config
@@ -71,9 +67,8 @@ class OptunaSearch:
         self._leader = Leader()
         self._tried: list[Tried] = []
         self._arrivals = 0
-        self._finals: dict[int, Plan] | None = None if self._several else {}
+        self._finals: dict[int, Plan] | None = None if self._several else {}  # winner, points
         self._solved: dict[int, tuple[float, ...] | None] = {}  # values of the finals
-        self.points: tuple[int, ...] = ()
 
     @property
     def _several(self) -> bool:
@@ -105,6 +100,11 @@ class OptunaSearch:
     def family(self) -> tuple[int, ...]:
         """The trials on the front, if there are several objectives."""
         return front(self._objectives, self._values()) if self._several else ()
+
+    @property
+    def points(self) -> tuple[int, ...]:
+        """Trials that solve for plans along the front, the cheapest first."""
+        return tuple(self._finals or ())[1:]
 
     @property
     def needed(self) -> frozenset[int]:
@@ -166,7 +166,6 @@ class OptunaSearch:
         self._arrivals += 1
         if self._finals is None and self._arrivals == self._trials:
             self._finals = self._plan_finals()
-            self.points = tuple(self._finals)[1:]
 
     def _values(self) -> dict[int, tuple[float, ...]]:
         """Of the trials that succeeded, by number."""
@@ -236,7 +235,6 @@ class OptunaSearch:
             ],
             "finals": None if self._finals is None else [[n, p] for n, p in self._finals.items()],
             "solved": [[number, values] for number, values in self._solved.items()],
-            "points": list(self.points),
         }
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
@@ -252,4 +250,3 @@ class OptunaSearch:
         self._solved = {
             number: None if values is None else tuple(values) for number, values in state["solved"]
         }
-        self.points = tuple(state["points"])
