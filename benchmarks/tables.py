@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import allocate, comparison, reconstruction
+from benchmarks import allocate, comparison, finetuning, reconstruction
 from benchmarks import compress as compressed
 from benchmarks.record import RESULTS
 from benchmarks.subjects import SUBJECTS
@@ -203,6 +203,12 @@ def curve() -> str:
     return _table(head, rows) + "\n\n" + _commands(records) if rows else "No results yet."
 
 
+def finetune() -> str:
+    """What fine-tuning makes of good and of poor starts."""
+    head, rows, records = finetuning.worth()
+    return _table(head, rows) + "\n\n" + _commands(records) if rows else "No results yet."
+
+
 def evaluator() -> str:
     """Candidates a minute, one ingredient more at a time, and how plans then rank."""
     (record,) = _load("evaluator.json")
@@ -237,6 +243,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "correlation": correlation,
     "ingredients": ingredients,
     "curve": curve,
+    "finetune": finetune,
     "reconstruct": reconstruct,
     "faults": faults,
     "core": core,
