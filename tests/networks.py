@@ -18,7 +18,7 @@ from benchmarks.networks import (
     MobileNetV2,
     ResNet8,
 )
-from tests.networks.convolutions import (
+from tests.zoo.convolutions import (
     DenseNet,
     GroupNormNet,
     SeNet,
@@ -32,7 +32,7 @@ from tests.networks.convolutions import (
     shufflenet_v1,
     shufflenet_v2,
 )
-from tests.networks.transformers import (
+from tests.zoo.transformers import (
     ConvNext,
     FusedAttention,
     SpelledOutAttention,
