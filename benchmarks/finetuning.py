@@ -1,6 +1,6 @@
 """What fine-tuning makes of good and of poor starts, by learning rate and distillation.
 
-    python -m benchmarks.finetuning --networks fashion_vgg
+    python -m benchmarks.finetuning --networks fashion_vgg fashion_vit
 
 Two starts at half the MACs: the winner of `allocate`, and the uniform plan by L1, solved in
 parallel. Each is fine-tuned with every setting, all else by default. Only networks with a hold-out
