@@ -4,9 +4,9 @@
 
 *Ablation*: the search at half the MACs with one ingredient off at a time, each plan then solved on
 all calibration images unless that is what is off. *Curve*: one `allocate` search with its points,
-and at the same budgets uniform plans, `sensitivity`, and the family of one NetAdapt search.
-*Learners*: 130 trials of random plans, AMC, TPE and CMA-ES for each of these budgets. No
-gradient step anywhere. The test split is measured once for each network that is named.
+and at the same budgets uniform plans, `sensitivity`, and the family of one NetAdapt search
+(searches that know nothing at first: `benchmarks.learners`). No gradient step anywhere. The test
+split is measured once for each network that is named.
 
 Writes `benchmarks/results/allocate/NETWORK-SEED.json`. One thread; seconds are of its CPU.
 """
@@ -38,11 +38,8 @@ from search.pruning import apply
 from search.space import Kept, Plan
 from search.spec import (
     AllocateSpec,
-    AmcSpec,
     JobSpec,
     NetAdaptSpec,
-    OptunaSpec,
-    RandomSpec,
     SensitivitySpec,
     StrategySpec,
 )
@@ -55,8 +52,6 @@ WORK = Path("var/benchmarks/allocate")
 FOLDER = RESULTS / "allocate"
 SHARES = (0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
 """Budgets of the curve, of the original's MACs."""
-
-_TRIALS = 130  # as in `benchmarks.methods`
 
 Levels = tuple[tuple[float, ...], ...]
 Figures = dict[str, Any]
@@ -246,25 +241,9 @@ def curve(bench: Bench) -> Iterator[tuple[str, Figures]]:
             yield "netadapt, L1, parallel", bench.figures(kept, bench.by_norm.network(kept))
 
 
-def learners(bench: Bench) -> Iterator[tuple[str, Figures]]:
-    """The best of 130 trials at each of `SHARES`, by the searches that know nothing at first."""
-    searches: dict[str, StrategySpec] = {
-        "random, L1, parallel": RandomSpec(trials=_TRIALS),
-        "amc, L1, parallel": AmcSpec(trials=_TRIALS),
-        "tpe, L1, parallel": OptunaSpec(trials=_TRIALS),
-        "cmaes, L1, parallel": OptunaSpec(sampler="cmaes", trials=_TRIALS),
-    }
-    for share in SHARES:
-        for name, spec in searches.items():
-            strategy, trials = bench.play(spec, share, evaluator=bench.by_norm)
-            kept = trials[strategy.best][1].kept
-            yield name, bench.figures(kept, bench.by_norm.network(kept))
-
-
 PARTS: dict[str, Callable[[Bench], Iterator[tuple[str, Figures]]]] = {
     "ablation": ablation,
     "curve": curve,
-    "learners": learners,
 }
 
 
@@ -298,39 +277,6 @@ def worth() -> tuple[list[str], list[list[str]], list[Figures]]:
                 ]
             )
     return head, rows, records
-
-
-def curves() -> tuple[list[str], list[list[str]], list[Figures]]:
-    """The curve's table: test top-1 of each strategy at each budget."""
-    head = ["network, strategy", *(f"{share:.0%}" for share in SHARES)]
-    rows, records = [], []
-    for network, runs in recorded().items():
-        runs = [run for run in runs if run.get("curve")]
-        records += runs
-        points = [[*run["curve"], *run.get("learners", [])] for run in runs]
-        for name in dict.fromkeys(entry["name"] for found in points for entry in found):
-            cells = []
-            for share in SHARES:
-                # The plan of a budget is the one of the highest cost within it.
-                best: list[Figures] = [
-                    max((e for e in found if _within(e, name, share)), key=_macs, default={})
-                    for found in points
-                ]
-                values = [100 * entry["test"]["top1"] for entry in best if entry]
-                cells.append(spread(values) if values else "")
-            rows.append([f"{network}, {name}", *cells])
-    return head, rows, records
-
-
-def _within(entry: Figures, name: str, share: float) -> bool:
-    """Whether an entry is a strategy's and at a budget, a tenth below it at most."""
-    macs: float = entry["macs"]
-    return bool(entry["name"] == name and share - 0.1 < macs <= share + 1e-6)
-
-
-def _macs(entry: Figures) -> float:
-    macs: float = entry["macs"]
-    return macs
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import allocate, comparison, finetuning, reconstruction
+from benchmarks import allocate, comparison, curves, finetuning, reconstruction
 from benchmarks import compress as compressed
 from benchmarks.record import RESULTS
 from benchmarks.subjects import SUBJECTS
@@ -199,7 +199,7 @@ def ingredients() -> str:
 
 def curve() -> str:
     """`allocate` beside others from 80 % to 20 % of the MACs."""
-    head, rows, records = allocate.curves()
+    head, rows, records = curves.curves()
     return _table(head, rows) + "\n\n" + _commands(records) if rows else "No results yet."
 
 
