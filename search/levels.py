@@ -8,6 +8,7 @@ anchors, and between them it follows the error on logarithmic scales.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -16,6 +17,8 @@ SHARES = (0.8, 0.6, 0.4, 0.2)
 """Keep ratios of the anchors."""
 
 _LEAST = 1e-6  # of a loss that is told from none
+_MOST = 1e4  # of the greatest measured loss, what it may be below the narrowest anchor
+_STEP = 1e-9  # between errors that are the same
 
 
 def anchors(options: Sequence[int]) -> tuple[int, ...]:
@@ -37,7 +40,8 @@ def interpolated(
     """The loss at every width.
 
     A power law between anchors, `log(loss)` linear in `log(error)`; proportional to the error above
-    the widest, and below the narrowest as steep as before it, proportional at least.
+    the widest, and below the narrowest as steep as before it, proportional at least, up to 10,000
+    times what was measured there.
 
     Args:
         errors: after `i` channels went, `(channels,)`, never falling; `None` for the share of the
@@ -50,15 +54,17 @@ def interpolated(
         return (0.0,)
     went = np.arange(channels) / channels if errors is None else np.array(errors, dtype=float)
     least = went[went > 0].min(initial=1.0)
-    error = np.log(np.maximum(went, least)[::-1])  # of keeping 1, 2, ...
+    error = np.log(np.maximum(went, least))
+    error[1:] += _STEP * np.cumsum(np.diff(error) <= 0)  # so that anchors can be told apart
+    error = error[::-1]  # of keeping 1, 2, ...
     widths = sorted(measured, reverse=True)
     x = error[[width - 1 for width in widths]]
     y = np.log(np.maximum.accumulate([max(measured[width], _LEAST) for width in widths]))
     steep = 1.0
-    if len(x) > 1 and x[-1] > x[-2]:
+    if len(x) > 1 and x[-1] - x[-2] > _STEP * channels:
         steep = max(1.0, (y[-1] - y[-2]) / (x[-1] - x[-2]))
     inside = np.interp(error, x, y)
-    below = np.maximum(error - x[-1], 0.0) * steep
+    below = np.minimum(np.maximum(error - x[-1], 0.0) * steep, math.log(_MOST))
     above = np.minimum(error - x[0], 0.0)
     losses = np.exp(inside + below + above)
     losses[-1] = 0.0

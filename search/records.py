@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from search.space import Exclusion, Kept
 from search.spec import JobSpec
-from search.strategies.base import Outcome, Proposal
+from search.strategies.base import Outcome, Proposal, Solve
 
 _ADAPTERS: dict[type, TypeAdapter[Any]] = {}
 
@@ -110,11 +110,18 @@ class Advanced(Record):
 
 @dataclass(frozen=True, slots=True)
 class TrialResult(Record):
-    """A trial's outcome, the channels it kept, and the digest of its weights if it was tuned."""
+    """What became of a trial.
+
+    Attributes:
+        kept: the channels that stayed.
+        weights: their digest if they were tuned or solved in full.
+        solve: how they were solved for, see `Proposal`.
+    """
 
     outcome: Outcome
     kept: Kept
     weights: str | None = None
+    solve: Solve | None = None
 
 
 @dataclass(frozen=True, slots=True)

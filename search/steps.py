@@ -173,7 +173,7 @@ def evaluate(
         with tempfile.TemporaryDirectory() as folder:
             path = checkpoints.save(Path(folder) / "weights.safetensors", found.state, {})
             weights = files.put(path)
-    return TrialResult(outcome, found.kept, weights)
+    return TrialResult(outcome, found.kept, weights, proposal.solve)
 
 
 def _start(result: TrialResult | None, files: Files) -> Start | None:
@@ -188,7 +188,7 @@ def tuner_of(
 ) -> FineTuner:
     """The winner's fine-tuning as a checkpoint left it; as the trial was scored if `None`."""
     evaluator = context.evaluator
-    network = evaluator.network(winner.kept, _start(winner, files))
+    network = evaluator.network(winner.kept, _start(winner, files), winner.solve)
     inputs = context.inputs
     subject = json.dumps([inputs.to_json(), winner.kept, winner.weights])
     tuner = FineTuner(

@@ -331,6 +331,28 @@ def test_tuning_in_slices_equals_tuning_at_once(materials: Materials, prepared: 
     assert seen[-1] == 1
 
 
+def test_a_draft_that_wins_is_tuned_from_what_was_scored(
+    materials: Materials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No finalist could be solved for, and the weights of drafts are not kept."""
+    job, files = materials.job(AllocateSpec(trials=2, finalists=1)), materials.files
+    plain = engine.evaluate
+
+    def no_finalists(
+        inputs: Inputs, prepared: Prepared, proposal: Proposal, *rest: Any
+    ) -> TrialResult:
+        if proposal.solve == "full":
+            return TrialResult(Outcome(proposal.number, proposal.plan, None), ())
+        return plain(inputs, prepared, proposal, *rest)
+
+    monkeypatch.setattr(engine, "evaluate", no_finalists)
+    prepared = engine.prepare(job, files)
+    winner, _ = engine.find_winner(job, prepared, files)
+    assert (winner.solve, winner.weights) == ("draft", None)
+    before = engine.tune(job, prepared, winner, None, files).history[0]
+    assert before["kl"] == pytest.approx(winner.outcome.metrics["kl"], rel=1e-6)
+
+
 def test_search_without_a_winner_says_so(
     materials: Materials, monkeypatch: pytest.MonkeyPatch
 ) -> None:

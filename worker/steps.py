@@ -317,4 +317,9 @@ def _outcome(row: Trial) -> Values:
 
 
 def _result(row: Trial) -> Values:
-    return {"outcome": _outcome(row), "kept": row.kept, "weights": row.weights}
+    return {
+        "outcome": _outcome(row),
+        "kept": row.kept,
+        "weights": row.weights,
+        "solve": row.solve,
+    }

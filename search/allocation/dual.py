@@ -96,8 +96,10 @@ def maximise(
         seen.add(line.indices.tobytes())
         lines.append(line)
         promise, prices = _best_prices(lines, active)
-    tight = [line for line in lines if line.at(prices) <= promise * (1 + 1e-6)]
-    return Dual(bound, tuple(lines), tuple(tight))
+    heights = np.array([line.at(prices) for line in lines])
+    near = heights <= heights.min() + 1e-6 * abs(heights.min())
+    tight = tuple(line for line, meets in zip(lines, near, strict=True) if meets)
+    return Dual(bound, tuple(lines), tight)
 
 
 def _best_prices(lines: Sequence[Line], active: NDArray[np.bool_]) -> tuple[float, Floats]:
@@ -123,15 +125,23 @@ def _crossing(losses: Floats, excess: Floats) -> float:
 
 
 def _programme(losses: Floats, excess: Floats) -> Floats:
-    """For several prices: a linear programme."""
+    """For several prices: a linear programme.
+
+    The narrowest plan may lose a billion times what the best one does, and the solver's tolerance
+    is absolute: so the unit is the smallest loss within the limits, and rows of greater losses are
+    scaled down to it.
+    """
     from scipy.optimize import linprog  # slow, and the API imports the strategies
 
-    scale = float(losses.max()) or 1.0
-    rows = np.hstack([-excess, np.ones((len(losses), 1))])
+    within = losses[(losses > 0) & ~(excess > 0).any(axis=1)]
+    unit = float(within.min()) if len(within) else 1.0
+    size = np.maximum(losses / unit, 1.0)
+    rows = np.hstack([-excess, np.ones((len(losses), 1))]) / size[:, None]
     goal = np.append(np.zeros(excess.shape[1]), -1.0)
-    bounds = [(0.0, HIGHEST)] * excess.shape[1] + [(None, None)]
-    found = linprog(goal, A_ub=rows, b_ub=losses / scale, bounds=bounds, method="highs")
+    highest = HIGHEST * size.max()
+    bounds = [(0.0, highest)] * excess.shape[1] + [(None, None)]
+    found = linprog(goal, A_ub=rows, b_ub=losses / unit / size, bounds=bounds, method="highs")
     if found.x is None:
         raise RuntimeError(f"HiGHS found no prices: {found.message}")
-    prices: Floats = np.maximum(found.x[:-1], 0.0) * scale
+    prices: Floats = np.maximum(found.x[:-1], 0.0) * unit
     return prices

@@ -67,12 +67,17 @@ class Evaluator(Examiner):
         """Untuned trials by what they kept and had to beat."""
         return OrderedDict()
 
-    def network(self, kept: Kept, start: Start | None = None) -> GraphModule:
+    def network(
+        self, kept: Kept, start: Start | None = None, solve: Solve | None = None
+    ) -> GraphModule:
         """A pruned network of its own tensors, in eval mode.
 
         Without a start, as an untuned trial of these channels is scored: reconstructed and
-        recalibrated. A start at `kept` itself gives the network that was evaluated.
+        recalibrated, or as `solve` says. A start at `kept` itself gives the network that was
+        evaluated.
         """
+        if start is None and solve is not None and self._solves:
+            return self._solved(kept, solve).network
         network = clone(self._cut(kept, start))
         if start is None:
             self.recalibrate(network, kept)
@@ -112,7 +117,7 @@ class Evaluator(Examiner):
         return self._parallel.removal(group)
 
     def glance(self, kept: Kept, count: int) -> dict[str, float]:
-        """Metrics on the first of the hold-out, solved for in parallel, not recalibrated.
+        """Metrics on the first of the hold-out, reconstructed, not recalibrated.
 
         Args:
             count: of examples, see `first`.
@@ -124,19 +129,16 @@ class Evaluator(Examiner):
         """Whether weights are solved for at all."""
         return self._calibration.count > 0 and self.spec.evaluation.reconstruction != "none"
 
-    def _solved(self, kept: Kept, solve: Solve) -> Evaluated:
-        """Solved layer after layer, the first layers on `solved_on` examples."""
+    def _solved(self, kept: Kept, solve: Solve) -> Solved:
+        """Solved layer after layer, and recalibrated if that is asked for."""
         count, passes = self._calibration.count, PASSES
         if solve == "draft":
             count, passes = max(_DRAFT, count // 4), 0
         cut = apply(self.original, self.space, kept).eval()
-        network, solved_on = self.in_sequence(cut, kept, count, passes)
+        solved = self.in_sequence(cut, kept, count, passes)
         if self.spec.evaluation.recalibration not in ("auto", "none"):
-            self.recalibrate(network, kept)
-        measured = self.measure(network, "holdout")
-        metrics = finite(measured) | {"solved_on": float(solved_on)}
-        state = snapshot(network) if solve == "full" else {}
-        return Evaluated(metrics, self.score(measured), kept, state)
+            self.recalibrate(solved.network, kept)
+        return solved
 
     def _cut(self, kept: Kept, start: Start | None) -> GraphModule:
         """Cut and reconstructed, in eval mode; without a start it shares the original's tensors."""
@@ -228,7 +230,11 @@ class Evaluator(Examiner):
                 specification has no weights solved for, they are kept as the score found them.
         """
         if solve is not None and self._solves:
-            return self._solved(kept, solve)
+            network, solved_on = self._solved(kept, solve)
+            measured = self.measure(network, "holdout")
+            found = finite(measured) | {"solved_on": float(solved_on)}
+            state = snapshot(network) if solve == "full" else {}
+            return Evaluated(found, self.score(measured), kept, state)
         plain = start is None and tuning_steps == 0 and solve is None
         key = kept, floor if self._races else None
         if plain and key in self._cache:

@@ -7,15 +7,17 @@ rows `x` of `(c_in / g) * kernel` features give `(c_out / g)` outputs, `y = W x 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from espalier.format.ir import Graph, Module, Node
+from espalier.format.operators import infer
 
 _CONVOLUTIONS = ("Conv1d", "Conv2d", "Conv3d")
 _NORMS = ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d")
@@ -147,16 +149,13 @@ def layers(graph: Graph) -> Iterator[Layer]:
     for name in graph.outputs:  # an output is read outside
         readers[name].append(Node(f"output of {name}", "output"))
     by_name = {node.name: node for node in graph.nodes}
-    uses: dict[str, int] = {}
-    for node in graph.nodes:
-        if node.target is not None and node.op in ("module", "tensor"):
-            uses[node.target] = uses.get(node.target, 0) + 1
+    uses = _uses(graph, readers)
 
     for node in graph.nodes:
         names = _tensors(graph, node, by_name)
-        if names is None or any(uses.get(owner, 1) > 1 for owner in names.owners):
+        if names is None or uses[names.weight] > 1 or (names.bias and uses[names.bias] > 1):
             continue
-        norm = _norm(graph, readers[node.name], uses)
+        norm = _norm(graph, node, readers[node.name], uses)
         behind = node.name if norm is None else readers[node.name][0].name
         residual = _residual(behind, readers)
         yield Layer(
@@ -171,11 +170,23 @@ def layers(graph: Graph) -> Iterator[Layer]:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Names:
+def _uses(graph: Graph, readers: Mapping[str, list[Node]]) -> Counter[str]:
+    """By stored tensor, how often it is read: by calls of its module, and directly."""
+    held: dict[str, list[str]] = {}
+    for name in graph.stored:
+        held.setdefault(name.rpartition(".")[0], []).append(name)
+    uses: Counter[str] = Counter()
+    for node in graph.nodes:
+        if node.op == "module" and node.target is not None:
+            uses.update(held.get(node.target, ()))
+        elif node.op == "tensor" and node.target is not None:
+            uses[node.target] += len(readers[node.name])
+    return uses
+
+
+class _Names(NamedTuple):
     weight: str
     bias: str | None
-    owners: tuple[str, ...]  # module paths and stored tensors that are called
 
 
 def _tensors(graph: Graph, node: Node, by_name: Mapping[str, Node]) -> _Names | None:
@@ -183,23 +194,25 @@ def _tensors(graph: Graph, node: Node, by_name: Mapping[str, Node]) -> _Names | 
         held = [by_name[name] for name in node.inputs[1:]]
         if any(item.op != "tensor" for item in held):
             return None
-        owners = [item.target or "" for item in held]
-        return _Names(owners[0], owners[1] if len(owners) > 1 else None, tuple(owners))
+        names = [item.target or "" for item in held]
+        return _Names(names[0], names[1] if len(names) > 1 else None)
     if node.op != "module" or node.target is None:
         return None
     if graph.module_of(node).kind not in ("Linear", *_CONVOLUTIONS):
         return None
     bias = f"{node.target}.bias"
-    return _Names(f"{node.target}.weight", bias if bias in graph.stored else None, (node.target,))
+    return _Names(f"{node.target}.weight", bias if bias in graph.stored else None)
 
 
-def _norm(graph: Graph, read_by: list[Node], uses: Mapping[str, int]) -> Node | None:
-    if len(read_by) != 1 or read_by[0].op != "module":
+def _norm(graph: Graph, layer: Node, read_by: list[Node], uses: Counter[str]) -> Node | None:
+    if len(read_by) != 1 or graph.kind_of(read_by[0]) not in _NORMS:
         return None
     (node,) = read_by
-    tracked = f"{node.target}.running_mean" in graph.stored
-    alone = uses[node.target or ""] == 1
-    return node if graph.kind_of(node) in _NORMS and tracked and alone else None
+    if uses[f"{node.target}.running_mean"] != 1:  # not tracked, or called more than once
+        return None
+    if graph.kind_of(layer) not in _CONVOLUTIONS and len(infer(graph)[layer.name].shape) != 2:
+        return None  # of three dimensions it norms the second, not the features
+    return node
 
 
 def _residual(name: str, readers: Mapping[str, list[Node]]) -> Residual | None:

@@ -49,6 +49,8 @@ def regress(gram: Tensor, residue: Tensor, rows: int, ridge: float = RIDGE) -> T
     Returns:
         `(g, o, d)`; zeros where the moments say nothing (one row) or are not finite.
     """
+    if rows < 2:
+        return torch.zeros_like(residue)
     ridge = ridge_for(ridge, gram.shape[-1], rows)
     for attempt in range(4):
         factor, info = torch.linalg.cholesky_ex(damped(gram, ridge * 100**attempt))

@@ -70,7 +70,8 @@ def _completed(problem: Problem, losses: Mapping[int, Losses | None]) -> list[Lo
 
     By keep ratio; as much as it is narrowed where none could be measured.
     """
-    found = {group: loss for group, loss in losses.items() if loss is not None}
+    # In the order of the groups: sums of floats depend on theirs.
+    found = {group: loss for group, loss in sorted(losses.items()) if loss is not None}
     shares = np.linspace(0.05, 1, 20)
     curves = [
         np.interp(shares, np.arange(1, len(loss) + 1) / len(loss), loss)

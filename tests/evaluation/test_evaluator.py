@@ -18,6 +18,7 @@ from search.evaluation.shift import shift, statistics
 from search.pruning import apply
 from search.pruning.positions import alive
 from search.spec import EvaluationSpec, Reconstruction
+from search.strategies.base import Solve
 from tests.evaluation.digits import BARE, digits, evaluator, job, kept, raw, unlabelled
 
 
@@ -162,6 +163,18 @@ def test_a_tuned_parent_is_reconstructed_too(way: Reconstruction) -> None:
         child = made.evaluate(kept(0.5), start=(kept(0.7), parent.state))
         lost[each] = child.metrics["kl"]
     assert lost[way] < lost["none"]
+
+
+@pytest.mark.parametrize("solve", ["draft", "full"])
+def test_a_solved_trial_is_made_again_as_it_was_scored(solve: Solve) -> None:
+    """A draft wins when no finalist could be solved for, and its weights are not kept."""
+    made = evaluator(job(criterion="obs"))
+    channels = kept(0.4)
+    scored = made.evaluate(channels, solve=solve)
+    again = made.measure(made.network(channels, solve=solve), "holdout")
+    assert again == {name: scored.metrics[name] for name in again}
+    other = made.measure(made.network(channels), "holdout")
+    assert other["cross_entropy"] != pytest.approx(again["cross_entropy"], rel=0.01)
 
 
 def test_relative_recalibration_keeps_a_network_of_which_nothing_is_cut() -> None:

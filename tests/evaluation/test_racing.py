@@ -126,8 +126,10 @@ def test_a_race_is_lost_early_or_run_to_the_end() -> None:
 
 
 def test_without_racing_a_floor_changes_nothing() -> None:
-    made = evaluator(job(evaluation=racing(racing=False)))
-    assert made.evaluate(kept(0.5), floor=9.0) == made.evaluate(kept(0.5))
+    spec = job(evaluation=racing(racing=False))
+    whole = evaluator(spec).evaluate(kept(0.5))
+    assert "examples" not in whole.metrics
+    assert evaluator(spec).evaluate(kept(0.5), floor=9.0) == whole
 
 
 def test_tiny_hold_outs_are_seen_whole() -> None:

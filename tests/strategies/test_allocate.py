@@ -13,7 +13,8 @@ from search.cost import Budget
 from search.space import widths
 from search.spec import AllocateSpec
 from search.strategies.base import Problem, Proposal
-from tests.conformance.problems import Chain, History, Toy, logarithmic, losses_of, play
+from search.strategies.weighted import Weighted, Weights
+from tests.conformance.problems import Chain, History, Linear, Toy, logarithmic, losses_of, play
 
 SPEC = AllocateSpec(trials=6, finalists=2, points=3)
 FULL = (24, 32, 16, 32)
@@ -99,3 +100,18 @@ def test_a_group_that_could_not_be_measured_loses_as_the_others_do() -> None:
     assert history.outcomes[1].losses is None
     assert history.best_plan is not None
     assert np.prod(history.best_plan) < np.prod(FULL)
+
+
+def test_a_guess_does_not_depend_on_the_order_in_which_levels_came() -> None:
+    """Means of floats differ in the last digit by the order of the sum, and so did plans."""
+    full = (4,) * 5
+    cost = Linear(full, (1,) * 5)
+    problem = Problem(cost, Budget({"macs": 14}), tuple(map(widths, full)), 0, 0.0)
+    random, allocation = np.random.default_rng(0), Weighted(problem)
+    for _ in range(100):
+        curves = np.round(np.sort(random.uniform(0, 3, (4, 3)))[:, ::-1], 1)
+        found = set()
+        for order in itertools.permutations(range(4)):
+            losses = {group: (*curves[group].tolist(), 0.0) for group in order}
+            found.add(allocation.plan({**losses, 4: None}, Weights(0, 0, 0), problem.budget))
+        assert len(found) == 1
