@@ -49,6 +49,8 @@ def budget(items: list[str]) -> dict[str, Any]:
             fail(f"--budget {item}: give a whole number, or a share as 50%", code=2)
         if not 0 < float(number.rstrip("%")) <= (100 if value.endswith("%") else math.inf):
             fail(f"--budget {item}: give at least 1, or a share above 0% and up to 100%", code=2)
+        if name in found:
+            fail(f"--budget {item}: {name} has a limit already: give each cost once", code=2)
         found[name] = int(number) if number.isdecimal() else value
     return found
 
@@ -59,15 +61,21 @@ def settings(items: list[str]) -> dict[str, Any]:
     for item in items:
         path, value = _pair(item, "--set")
         *parents, last = path.split(".")
+        if path in ("network", "dataset"):
+            fail(f"--set {item}: the command takes the {path} by itself: see --help", code=2)
         inner = found
         for parent in parents:
             inner = inner.setdefault(parent, {})
             if not isinstance(inner, dict):
                 fail(f"--set {item}: {parent} was set to a value before", code=2)
+        if last in inner:
+            fail(f"--set {item}: {path} was set before: set it once", code=2)
         try:
             inner[last] = json.loads(value)
         except json.JSONDecodeError:
             inner[last] = value
+    if not isinstance(found.get("budget", {}), dict):
+        fail("--set budget=...: name the cost, as --set budget.macs=50%", code=2)
     return found
 
 
@@ -158,7 +166,10 @@ def register(app: typer.Typer) -> None:
         if not isinstance(chosen, dict):
             fail("--set strategy=...: choose it with --strategy", code=2)
         spec["strategy"] = {"name": strategy, **chosen}
-        spec["budget"] = budget(budget_)
+        limits, more = budget(budget_), spec.get("budget", {})
+        for cost in limits.keys() & more.keys():
+            fail(f"--set budget.{cost}: --budget limits it already: give each cost once", code=2)
+        spec["budget"] = {**limits, **more}
         if name is not None:
             spec["name"] = name
         known("network", network)

@@ -71,6 +71,15 @@ def test_submit_says_what_was_asked_for(run: Run, running: Running, files: Files
     assert again.exit_code == 0, "ids are as good as files"
 
 
+def test_limits_may_come_both_ways(run: Run, running: Running, files: Files) -> None:
+    job = submitted(run, files, "--set", "budget.params=90%", "--set", "budget.weight_bytes=9000")
+    with Client(running.url) as client:
+        budget = client.job(job)["spec"]["budget"]
+    assert {name: limit for name, limit in budget.items() if limit is not None} == {
+        "macs": "50%", "params": "90%", "weight_bytes": 9000,
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -79,6 +88,12 @@ def test_submit_says_what_was_asked_for(run: Run, running: Running, files: Files
         (["--budget", "macs=half"], 2, ["50%"]),
         (["--budget", "macs=150%"], 2, ["up to 100%"]),
         (["--budget", "macs=0"], 2, ["at least 1"]),
+        (["--budget", "macs=50%", "--budget", "macs=30%"], 2, ["macs=30%", "each cost once"]),
+        (["--budget", "macs=50%", "--set", "budget.macs=30%"], 2, ["budget.macs", "once"]),
+        (["--budget", "macs=50%", "--set", "budget=30%"], 2, ["--set budget.macs=50%"]),
+        (["--budget", "macs=50%", "--set", "seed=1", "--set", "seed=2"], 2, ["seed was set"]),
+        (["--budget", "macs=50%", "--set", "network=net_1"], 2, ["takes the network by itself"]),
+        (["--budget", "macs=50%", "--set", "dataset=data_1"], 2, ["takes the dataset by itself"]),
         (["--budget", "macs=10"], 1, ["cannot be met", "smallest reachable"]),
         (["--budget", "macs=50%", "--set", "finetune.epochs=-1"], 1, ["finetune.epochs"]),
         (["--budget", "macs=50%", "--strategy", "magic"], 1, ["uniform"]),
