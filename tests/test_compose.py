@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
+import sys
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +90,66 @@ def test_copied_folders_exist_and_the_api_image_has_no_torch() -> None:
             assert (ROOT / source).exists(), source
     api = text.split("AS api")[1].split("FROM base")[0]
     assert not re.search(r"\btorch\b(?!,|\.)", api.split("RUN")[1])
+
+
+def imported(file: Path) -> set[str]:
+    """Modules that a file imports, also within functions; names from a package among them."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def with_dependencies(names: set[str]) -> set[str]:
+    """Distributions, and what they need without any extra of theirs."""
+    found: set[str] = set()
+    while names:
+        found |= names
+        lines = {line for name in names for line in requires(name) or () if "extra ==" not in line}
+        names = {plain(re.split(r"[^\w.-]", line)[0]) for line in lines} - found
+        names = {name for name in names if name in INSTALLED}
+    return found
+
+
+def plain(name: str) -> str:
+    """A distribution's name as indexes compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+DISTRIBUTIONS = packages_distributions()
+INSTALLED = {plain(name) for names in DISTRIBUTIONS.values() for name in names}
+
+
+def test_the_api_image_has_every_package_that_the_api_imports() -> None:
+    """All but torch: what imports it serves packing and loading, which the API never calls."""
+    text = (ROOT / "Dockerfile").read_text().split("AS api")[1].split("\nCOPY")[0]
+    words = text.split("pip install -c constraints.txt")[1].replace("\\\n", " ").split()
+    listed = with_dependencies({plain(word.strip('"').split("[")[0]) for word in words})
+
+    waiting = [
+        file
+        for folder in ("api", "models", "migrations", "espalier")
+        for file in (ROOT / folder).rglob("*.py")
+    ]
+    seen: set[Path] = set()
+    missing: dict[str, str] = {}
+    while waiting:
+        file = waiting.pop()
+        seen.add(file)
+        for module in imported(file):
+            top, path = module.partition(".")[0], ROOT / module.replace(".", "/")
+            if (ROOT / top).is_dir():
+                files = {path.with_suffix(".py"), path / "__init__.py"} - seen
+                waiting += [other for other in files if other.exists()]
+            elif top not in sys.stdlib_module_names | {"torch"}:
+                names = {plain(name) for name in DISTRIBUTIONS[top]}
+                if not names & listed:
+                    missing[top] = str(file.relative_to(ROOT))
+    assert ROOT / "search/cost/model.py" in seen
+    assert not missing
 
 
 @pytest.mark.parametrize("name", ["migrate", "api", "reaper", "worker", "worker-gpu"])
