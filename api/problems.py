@@ -194,6 +194,8 @@ def _way_out(error: Mapping[str, Any], field: str, limit: str | None) -> str:
     kind = error["type"]
     if kind == "missing":
         return f"add {field}"
+    if kind == "finite_number":
+        return f"set {field} to a finite number, or to null if that switches it off"
     if kind == "extra_forbidden":
         return f"leave {field} out, or correct its name: GET /openapi.json lists the fields"
     if limit:

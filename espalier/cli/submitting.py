@@ -74,6 +74,14 @@ def settings(items: list[str]) -> dict[str, Any]:
             inner[last] = json.loads(value)
         except json.JSONDecodeError:
             inner[last] = value
+        try:
+            json.dumps(inner[last], allow_nan=False)
+        except ValueError:
+            fail(
+                f"--set {item}: {path} takes finite numbers only: give one, or null where that "
+                "switches it off, as with finetune.clip_norm",
+                code=2,
+            )
     if not isinstance(found.get("budget", {}), dict):
         fail("--set budget=...: name the cost, as --set budget.macs=50%", code=2)
     return found

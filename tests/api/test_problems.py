@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import httpx
@@ -85,6 +86,25 @@ def test_a_wrong_field_is_named_with_its_limit_and_a_way_out(
     assert error["way_out"]
     assert (error["limit"] or "").startswith(limit or "")
     assert field in found["detail"]
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value"),
+    [
+        ("finetune", "clip_norm", "1e999"),
+        ("finetune", "learning_rate", "Infinity"),
+        ("evaluation", "tuning_rate", "NaN"),
+    ],
+)
+def test_a_number_that_is_not_finite_is_refused(
+    http: httpx.Client, spec: dict[str, Any], part: str, field: str, value: str
+) -> None:
+    body = json.dumps({**spec, part: {field: 1.5}}).replace("1.5", value)
+    headers = {"Content-Type": "application/json"}
+    answer = http.post("/v1/jobs", content=body, headers=headers)
+    (error,) = problem(answer, 422, "request.invalid")["errors"]
+    assert error["field"] == f"{part}.{field}"
+    assert "null" in error["way_out"]
 
 
 def test_every_wrong_field_is_told_at_once(http: httpx.Client, spec: dict[str, Any]) -> None:
