@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 import yaml
 
+from models.settings import Settings
+
 ROOT = Path(__file__).parent.parent
 STACK: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = STACK["services"]
 KNOWN = {
-    "build", "command", "depends_on", "deploy", "environment", "healthcheck", "image", "init",
-    "ports", "profiles", "restart", "stop_grace_period", "volumes",
+    "build", "command", "depends_on", "deploy", "env_file", "environment", "healthcheck", "image",
+    "init", "ports", "profiles", "restart", "stop_grace_period", "volumes",
 }  # fmt: skip
 LONG_RUNNING = sorted(set(SERVICES) - {"migrate"})
 
@@ -161,9 +163,23 @@ def test_commands_name_modules_that_exist(name: str) -> None:
         assert (ROOT / (module.replace(".", "/") + ".py")).exists(), module
 
 
-def test_settings_in_the_environment_are_settings_of_the_service() -> None:
-    from models.settings import Settings
+@pytest.mark.parametrize("name", ["migrate", "api", "reaper", "worker", "worker-gpu"])
+def test_our_services_write_to_the_volume_alone_and_take_further_settings(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The image's own folders belong to root."""
+    service = SERVICES[name]
+    (volume,) = (mount.split(":")[1] for mount in service["volumes"])
+    for setting, value in service["environment"].items():
+        monkeypatch.setenv(setting, re.sub(r"\$\{\w+:-(.*?)\}", r"\1", value))
+    assert Settings().blob_url == f"file://{volume}/blobs"
+    monkeypatch.setenv("ESPALIER_BLOBS", "s3://bucket/prefix")
+    for folder in (Settings().home, Settings().cache_folder):
+        assert folder.is_relative_to(volume)
+    assert service["env_file"] == [{"path": ".env", "required": False}]
 
+
+def test_settings_in_the_environment_are_settings_of_the_service() -> None:
     for service in SERVICES.values():
         for name in service.get("environment", {}):
             if name.startswith("ESPALIER_"):
