@@ -15,6 +15,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.exc import DataError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
@@ -160,6 +161,13 @@ def _unavailable(request: Request, error: Exception) -> Response:
     return problem.response(request.url.path)
 
 
+def _unstorable(request: Request, error: Exception) -> Response:
+    """PostgreSQL stores every character but NUL, and refuses to compare with it."""
+    log.warning("the database refuses a value at %s: %s", request.url.path, type(error).__name__)
+    detail = "a text of the request holds what the database cannot store: leave NUL (U+0000) out"
+    return Problem(422, "request.unstorable", detail).response(request.url.path)
+
+
 # --- what FastAPI and Starlette raise themselves --------------------------------------------------
 
 _WORDS = {
@@ -294,6 +302,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(EspalierError, _refused)
     for kind in (*AWAY, PoolTimeout):
         app.add_exception_handler(kind, _unavailable)
+    app.add_exception_handler(DataError, _unstorable)
     app.add_exception_handler(Exception, _unexpected)
 
 
