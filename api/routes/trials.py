@@ -33,6 +33,7 @@ _MADE = responses(
     404, 422, also={200: BYTES, 304: {"description": "Not changed since the given ETag"}}
 )
 Condition = Annotated[str | None, Header()]
+_NAMED = 5  # trials that a message lists
 
 
 @router.get("/{job}/trials", operation_id="listTrials", responses=responses(404, 422))
@@ -44,11 +45,12 @@ def list_all(
 ) -> TrialPage:
     """The plans that were tried, in the order of their numbers."""
     with service.database.transaction(write=False) as session:
-        strategy = JobSpec.model_validate(get_job(session, job).spec).strategy
+        row = get_job(session, job)
+        strategy = JobSpec.model_validate(row.spec).strategy
         ahead = front_of(strategy, scored_trials(session, job))
         rows = trials_of(session, job, limit=limit + 1, after=cursor)
         more = str(rows[limit - 1].number) if len(rows) > limit else None
-        items = [listed_trial_view(row, ahead) for row in rows[:limit]]
+        items = [listed_trial_view(each, ahead, ended=row.terminal) for each in rows[:limit]]
         return TrialPage(items=items, next_cursor=more)
 
 
@@ -73,14 +75,18 @@ def _facts(job: Job, trial: Trial) -> dict[str, Any]:
     }
 
 
-def _not_kept(trial: Trial, kept: list[int]) -> Problem:
-    if trial.finished_at is None:
+def _not_kept(job: Job, trial: Trial, kept: list[int]) -> Problem:
+    if trial.finished_at is None and job.terminal:
+        why = f"was not measured before its job ended as {job.state}: take another one"
+    elif trial.finished_at is None:
         why = "is not measured yet: try again when it is done"
     elif trial.score is None:
         why = "failed: take another one"
     else:
         why = "was not chosen to go on from, and its weights are gone: take another one"
-    there = ", ".join(map(str, kept)) or "none"
+    there = ", ".join(map(str, kept[:_NAMED])) or "none"
+    if len(kept) > _NAMED:
+        there += f" and {len(kept) - _NAMED} more"
     return Problem(
         404,
         "trial.not_kept",
@@ -92,9 +98,9 @@ def _not_kept(trial: Trial, kept: list[int]) -> Problem:
 def _written(service: Service, job_id: str, number: int, path: Path) -> Made:
     with service.database.transaction(write=False) as session:
         trial = get_trial(session, job_id, number)
-        if not trial.fetchable or trial.kept is None:
-            raise _not_kept(trial, kept_trials(session, job_id))
         job = get_job(session, job_id)
+        if not trial.fetchable or trial.kept is None:
+            raise _not_kept(job, trial, kept_trials(session, job_id))
         network, weights, facts = job.network.digest, trial.weights, _facts(job, trial)
         kept: Kept = tuple(map(tuple, trial.kept))
     with readable(service.blobs, network) as original:

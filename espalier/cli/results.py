@@ -46,7 +46,7 @@ def _show(view: dict[str, Any], files: list[dict[str, Any]]) -> None:
         "trials": str(view["trials"]),
         "best": best_line(view).removeprefix("best: "),
     }
-    if view["pause_requested"] and view["state"] != "paused":
+    if view["pause_requested"] and view["state"] != "paused" and not view["terminal"]:
         rows["state"] += " (pausing)"
     if view["error"]:
         rows["error"] = f"{view['error']['message']} [{view['error']['code']}]"

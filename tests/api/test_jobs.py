@@ -220,6 +220,9 @@ def test_the_best_trial_so_far_is_shown(http: httpx.Client, running: Running, sp
     assert [trial["number"] for trial in first["items"] + rest["items"]] == [0, 1, 2]
     assert [trial["state"] for trial in first["items"] + rest["items"]] == ["done", "done", "open"]
     assert rest["next_cursor"] is None
+    http.post(f"/v1/jobs/{job}/cancel")
+    ended = http.get(f"/v1/jobs/{job}/trials").json()["items"]
+    assert [trial["state"] for trial in ended] == ["done", "done", "dropped"]
 
 
 def test_an_unchanged_job_is_not_sent_again(

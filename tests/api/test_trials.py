@@ -169,9 +169,30 @@ def test_what_is_not_kept_says_what_is(
             404, "trial.not_kept", [0, 1],
         )  # fmt: skip
         assert why in problem["detail"]
+    http.post(f"/v1/jobs/{job}/cancel")
+    told = http.get(f"/v1/jobs/{job}/trials/4/network").json()["detail"]
+    assert "was not measured before its job ended as canceled" in told
+    assert told.endswith("(kept: 0, 1)")
     missing = http.get(f"/v1/jobs/{job}/trials/7/network").json()
     assert missing["code"] == "not_found"
     assert "no trial 7" in missing["detail"]
+
+
+def test_many_kept_trials_are_counted_not_listed(
+    http: httpx.Client, running: Running, spec: Spec
+) -> None:
+    job = http.post("/v1/jobs", json=spec).raise_for_status().json()["id"]
+    with running.service.database.transaction() as session:
+        for number in range(100):
+            session.add(
+                Trial(
+                    job_id=job, number=number, plan=list(PLAN), tuning_steps=0, tags={},
+                    score=0.5 if number else None, finished_at=0.0,
+                )
+            )  # fmt: skip
+    told = http.get(f"/v1/jobs/{job}/trials/0/network").json()
+    assert told["detail"].endswith("(kept: 1, 2, 3, 4, 5 and 94 more)")
+    assert told["kept"] == list(range(1, 100))
 
 
 def test_a_family_outlives_its_job_and_the_collection(

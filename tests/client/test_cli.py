@@ -179,6 +179,15 @@ def test_watch_ends_with_an_error_when_the_job_does(
         refused(run("watch", job), 1, "canceled")
 
 
+def test_what_has_ended_is_not_pausing(run: Run, running: Running, files: Files) -> None:
+    job = submitted(run, files)
+    with running.service.database.transaction() as session:
+        lock_job(session, job).pause_requested_at = 1.0
+    assert "(pausing)" in run("show", job).stdout
+    run("cancel", job)
+    assert "(pausing)" not in run("show", job).stdout
+
+
 def test_a_job_is_deleted_once_it_has_ended(run: Run, files: Files) -> None:
     job = submitted(run, files)
     refused(run("delete", job), 1, "cancel it first")
