@@ -57,10 +57,12 @@ def list_all(
 def _facts(job: Job, trial: Trial) -> dict[str, Any]:
     """What the package says about where it is from.
 
-    Of its `weights`: `original`, cut and nothing else; `tuned` by gradient steps; or `solved` for,
-    layer after layer.
+    Of its `weights`: `original`, cut and nothing else; `tuned` by gradient steps; `solved` for,
+    layer after layer; or `scored`, where the job has no weights solved for.
     """
-    weights = "solved" if trial.solve is not None else "tuned"
+    weights = "tuned"
+    if trial.solve is not None:
+        weights = "solved" if "solved_on" in (trial.metrics or {}) else "scored"
     return {
         "job": job.id,
         "number": trial.number,
@@ -128,7 +130,8 @@ def network(
     """A trial's network as a package, not fine-tuned; `weights` in its manifest says what it has.
 
     `solved`: of `allocate` and `nsga2`, the finalists and the points come with the weights that
-    they were scored with, ready for use. `tuned`: so does, of a search that tunes its trials, the
+    they were scored with, ready for use. `scored`: the same of a job without reconstruction: cut
+    and recalibrated. `tuned`: so does, of a search that tunes its trials, the
     winner of each iteration: a family of networks, from the widest to the one within the budget.
     `original`: any other trial that succeeded is the original, cut, with the original's weights and
     batch-norm statistics. It was scored after reconstruction and recalibration, so fine-tune it

@@ -65,7 +65,12 @@ def measured(
 
 
 def _record(
-    service: Service, session: Any, job: str, result: TrialResult, store: FolderFiles
+    service: Service,
+    session: Any,
+    job: str,
+    result: TrialResult,
+    store: FolderFiles,
+    solve: str | None = None,
 ) -> None:
     weights = None
     if result.weights is not None:
@@ -85,6 +90,7 @@ def _record(
             metrics=dict(outcome.metrics),
             cost=dict(outcome.cost),
             kept=[list(channels) for channels in result.kept],
+            solve=solve,
             weights=weights,
             told=True,
             finished_at=0.0,
@@ -148,6 +154,31 @@ def test_an_untuned_trial_is_the_original_after_its_cut(
     facts = read_package(path).manifest.extra["trial"]
     assert isinstance(facts, dict)
     assert (facts["number"], facts["weights"]) == (1, "original")
+
+
+@pytest.mark.parametrize(("reconstruction", "word"), [("parallel", "solved"), ("none", "scored")])
+def test_a_package_says_whether_anything_was_solved_for(
+    http: httpx.Client,
+    running: Running,
+    spec: Spec,
+    files_of: tuple[FolderFiles, str, str],
+    tmp_path: Path,
+    reconstruction: str,
+    word: str,
+) -> None:
+    store, network, dataset = files_of
+    evaluation = {"calibration": 20, "holdout": 50, "reconstruction": reconstruction}
+    answer = http.post("/v1/jobs", json={**spec, "evaluation": evaluation}).json()
+    inputs = Inputs(JobSpec.model_validate(answer["spec"]), network, dataset)
+    proposal = Proposal(0, PLAN, solve="full")
+    result = evaluate(inputs, prepare(inputs, store), proposal, None, store)
+    with running.service.database.transaction() as session:
+        _record(running.service, session, answer["id"], result, store, proposal.solve)
+    with Client(running.url) as client:
+        path = client.download_trial(answer["id"], 0, tmp_path)
+    facts = read_package(path).manifest.extra["trial"]
+    assert isinstance(facts, dict)
+    assert facts["weights"] == word
 
 
 def test_what_is_not_kept_says_what_is(
