@@ -52,12 +52,12 @@ class ProblemDocument(BaseModel):
         extra="allow",
         json_schema_extra={
             "example": {
-                "type": "urn:espalier:problem:network.not_found",
+                "type": "urn:espalier:problem:not_found",
                 "title": "Not Found",
                 "status": 404,
-                "detail": "there is no network 6f1c: list them with GET /v1/networks",
-                "instance": "/v1/networks/6f1c",
-                "code": "network.not_found",
+                "detail": "there is no network 'net_6f1c': upload it with POST /v1/networks",
+                "instance": "/v1/networks/net_6f1c",
+                "code": "not_found",
             }
         },
     )

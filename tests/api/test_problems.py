@@ -53,6 +53,11 @@ def test_what_is_not_there(
     problem(http.request(method, path), status, code)
 
 
+def test_the_documents_example_is_what_the_service_says(http: httpx.Client) -> None:
+    schema = http.get("/openapi.json").json()["components"]["schemas"]["ProblemDocument"]
+    assert http.get(schema["example"]["instance"]).json() == schema["example"]
+
+
 def test_a_wrong_method_is_told_all_the_right_ones(http: httpx.Client) -> None:
     assert http.delete("/v1/jobs").headers["allow"] == "GET, POST"
     assert http.put("/v1/jobs/some-job").headers["allow"] == "DELETE, GET"
