@@ -10,7 +10,7 @@ COPY constraints.txt pyproject.toml README.md alembic.ini ./
 # The API reads packages and plans without torch, so its image carries none.
 FROM base AS api
 RUN pip install -c constraints.txt \
-    alembic "celery[redis]" fastapi httpx numpy obstore pillow "psycopg[binary]" pydantic \
+    alembic "celery[redis]" fastapi httpx numpy obstore optuna pillow "psycopg[binary]" pydantic \
     pydantic-settings python-multipart redis rich safetensors scipy sqlalchemy structlog typer \
     "uvicorn[standard]"
 COPY espalier espalier

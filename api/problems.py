@@ -15,6 +15,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.exc import DataError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
@@ -51,12 +52,12 @@ class ProblemDocument(BaseModel):
         extra="allow",
         json_schema_extra={
             "example": {
-                "type": "urn:espalier:problem:network.not_found",
+                "type": "urn:espalier:problem:not_found",
                 "title": "Not Found",
                 "status": 404,
-                "detail": "there is no network 6f1c: list them with GET /v1/networks",
-                "instance": "/v1/networks/6f1c",
-                "code": "network.not_found",
+                "detail": "there is no network 'net_6f1c': upload it with POST /v1/networks",
+                "instance": "/v1/networks/net_6f1c",
+                "code": "not_found",
             }
         },
     )
@@ -160,6 +161,13 @@ def _unavailable(request: Request, error: Exception) -> Response:
     return problem.response(request.url.path)
 
 
+def _unstorable(request: Request, error: Exception) -> Response:
+    """PostgreSQL stores every character but NUL, and refuses to compare with it."""
+    log.warning("the database refuses a value at %s: %s", request.url.path, type(error).__name__)
+    detail = "a text of the request holds what the database cannot store: leave NUL (U+0000) out"
+    return Problem(422, "request.unstorable", detail).response(request.url.path)
+
+
 # --- what FastAPI and Starlette raise themselves --------------------------------------------------
 
 _WORDS = {
@@ -194,6 +202,8 @@ def _way_out(error: Mapping[str, Any], field: str, limit: str | None) -> str:
     kind = error["type"]
     if kind == "missing":
         return f"add {field}"
+    if kind == "finite_number":
+        return f"set {field} to a finite number, or to null if that switches it off"
     if kind == "extra_forbidden":
         return f"leave {field} out, or correct its name: GET /openapi.json lists the fields"
     if limit:
@@ -292,6 +302,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(EspalierError, _refused)
     for kind in (*AWAY, PoolTimeout):
         app.add_exception_handler(kind, _unavailable)
+    app.add_exception_handler(DataError, _unstorable)
     app.add_exception_handler(Exception, _unexpected)
 
 

@@ -102,8 +102,15 @@ def dataset_view(row: Dataset) -> DatasetView:
     )
 
 
-def trial_view(row: Trial) -> TrialView:
-    state = "open" if row.finished_at is None else "failed" if row.score is None else "done"
+def trial_view(row: Trial, *, ended: bool) -> TrialView:
+    """
+    Args:
+        ended: whether its job has; what was not measured by then never will be.
+    """
+    if row.finished_at is None:
+        state = "dropped" if ended else "open"
+    else:
+        state = "failed" if row.score is None else "done"
     return TrialView(
         number=row.number,
         state=state,
@@ -118,13 +125,13 @@ def trial_view(row: Trial) -> TrialView:
     )
 
 
-def listed_trial_view(row: Trial, front: Collection[int] | None) -> ListedTrialView:
+def listed_trial_view(row: Trial, front: Collection[int] | None, *, ended: bool) -> ListedTrialView:
     """
     Args:
         front: numbers of the trials on the front; `None` if the search has one objective.
     """
     ahead = None if front is None else row.number in front
-    return ListedTrialView(**trial_view(row).model_dump(), front=ahead)
+    return ListedTrialView(**trial_view(row, ended=ended).model_dump(), front=ahead)
 
 
 def job_view(row: Job, best: Trial | None, trials: int) -> JobView:
@@ -145,7 +152,7 @@ def job_view(row: Job, best: Trial | None, trials: int) -> JobView:
         progress=progress(row),
         version=row.last_event,
         trials=trials,
-        best=None if best is None else trial_view(best),
+        best=None if best is None else trial_view(best, ended=row.terminal),
         error=error,
         summary=row.summary,
         cancel_requested=row.cancel_requested_at is not None,

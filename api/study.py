@@ -110,9 +110,11 @@ def _fill(
                 "trial_id": trial.number + 1,
                 "number": trial.number,
                 "study_id": study,
-                "state": _state(trial),
+                "state": _state(job, trial),
                 "datetime_start": _moment(trial.created_at),
-                "datetime_complete": _moment(trial.finished_at),
+                "datetime_complete": _moment(
+                    job.finished_at if trial.finished_at is None else trial.finished_at
+                ),
             }
             for trial in trials
         ),
@@ -154,7 +156,7 @@ def _fill(
     )
 
 
-def _state(trial: Trial) -> str:
-    if trial.finished_at is None:
+def _state(job: Job, trial: Trial) -> str:
+    if trial.finished_at is None and not job.terminal:
         return "RUNNING"
     return "FAIL" if trial.score is None else "COMPLETE"

@@ -76,7 +76,9 @@ class TrialView(View):
     """One plan that was tried."""
 
     number: int = Field(description="counts from 0 in the job")
-    state: str = Field(description="open, done or failed")
+    state: str = Field(
+        description="open, done, failed, or dropped: not measured when its job ended"
+    )
     plan: tuple[int, ...] = Field(description="channels kept per group, in the network's order")
     parent: int | None = Field(description="the trial whose weights it started from")
     tuning_steps: int

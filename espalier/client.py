@@ -80,11 +80,18 @@ class Client(Connection):
         *,
         state: str | None = None,
         network: str | None = None,
+        dataset: str | None = None,
         strategy: str | None = None,
         name: str | None = None,
     ) -> Iterator[Json]:
         """Jobs, the newest first."""
-        filters = {"state": state, "network": network, "strategy": strategy, "name": name}
+        filters = {
+            "state": state,
+            "network": network,
+            "dataset": dataset,
+            "strategy": strategy,
+            "name": name,
+        }
         return self.pages("/v1/jobs", filters)
 
     def trials(self, job: str) -> Iterator[Json]:

@@ -78,7 +78,7 @@ class RedisServer:
         if len(bytes(self.path)) > _SOCKET_PATH_BYTES:
             raise RedisUnavailable(
                 f"the socket's path {self.path} is longer than {_SOCKET_PATH_BYTES} bytes: choose "
-                "a shorter ESPALIER_HOME"
+                "a shorter --data or ESPALIER_HOME"
             )
 
     @property

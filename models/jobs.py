@@ -216,12 +216,20 @@ def get_artifact(session: Session, job_id: str, name: str) -> Artifact:
     """Raises: NotFound."""
     artifact = session.get(Artifact, (job_id, name))
     if artifact is None:
-        job = get_job(session, job_id)
-        raise NotFound(
-            f"job {job_id} has no artifact {name!r}: it is {job.state}, and artifacts are "
-            "published when it has succeeded"
-        )
+        raise NotFound(f"job {job_id} has no artifact {name!r}: {_instead(session, job_id, name)}")
     return artifact
+
+
+def _instead(session: Session, job_id: str, name: str) -> str:
+    """What to do without an artifact that is not there. Raises: NotFound."""
+    job = get_job(session, job_id)
+    if job.state == State.SUCCEEDED:
+        there = ", ".join(artifact.name for artifact in artifacts_of(session, job_id)) or "none"
+        how = f"; {name} comes with strategy.points above 0" if name == "curve.json" else ""
+        return f"it has {there}{how}"
+    if job.terminal:
+        return f"it is {job.state} and will have none: submit another job"
+    return f"it is {job.state}: wait until it has succeeded"
 
 
 def _stamp(session: Session, job: Job, column: str) -> None:

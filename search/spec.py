@@ -17,7 +17,7 @@ from pydantic import (
 
 
 class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 _PERCENT = re.compile(r"^\d{1,3}(\.\d+)?%$")
@@ -317,7 +317,9 @@ class FineTuneSpec(Frozen):
     )
     temperature: float = Field(2.0, gt=0)
     augment: Literal["none", "crop", "flip", "crop_flip"] = "none"
-    clip_norm: float | None = Field(5.0, gt=0)
+    clip_norm: float | None = Field(
+        5.0, gt=0, description="longest gradient; null switches clipping off"
+    )
     batch_size: int = Field(128, ge=2, le=65_536)  # batch-norm cannot be trained on one
 
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
+import sys
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from models.settings import Settings
+
 ROOT = Path(__file__).parent.parent
 STACK: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = STACK["services"]
 KNOWN = {
-    "build", "command", "depends_on", "deploy", "environment", "healthcheck", "image", "init",
-    "ports", "profiles", "restart", "stop_grace_period", "volumes",
+    "build", "command", "depends_on", "deploy", "env_file", "environment", "healthcheck", "image",
+    "init", "ports", "profiles", "restart", "stop_grace_period", "volumes",
 }  # fmt: skip
 LONG_RUNNING = sorted(set(SERVICES) - {"migrate"})
 
@@ -89,6 +94,66 @@ def test_copied_folders_exist_and_the_api_image_has_no_torch() -> None:
     assert not re.search(r"\btorch\b(?!,|\.)", api.split("RUN")[1])
 
 
+def imported(file: Path) -> set[str]:
+    """Modules that a file imports, also within functions; names from a package among them."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def with_dependencies(names: set[str]) -> set[str]:
+    """Distributions, and what they need without any extra of theirs."""
+    found: set[str] = set()
+    while names:
+        found |= names
+        lines = {line for name in names for line in requires(name) or () if "extra ==" not in line}
+        names = {plain(re.split(r"[^\w.-]", line)[0]) for line in lines} - found
+        names = {name for name in names if name in INSTALLED}
+    return found
+
+
+def plain(name: str) -> str:
+    """A distribution's name as indexes compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+DISTRIBUTIONS = packages_distributions()
+INSTALLED = {plain(name) for names in DISTRIBUTIONS.values() for name in names}
+
+
+def test_the_api_image_has_every_package_that_the_api_imports() -> None:
+    """All but torch: what imports it serves packing and loading, which the API never calls."""
+    text = (ROOT / "Dockerfile").read_text().split("AS api")[1].split("\nCOPY")[0]
+    words = text.split("pip install -c constraints.txt")[1].replace("\\\n", " ").split()
+    listed = with_dependencies({plain(word.strip('"').split("[")[0]) for word in words})
+
+    waiting = [
+        file
+        for folder in ("api", "models", "migrations", "espalier")
+        for file in (ROOT / folder).rglob("*.py")
+    ]
+    seen: set[Path] = set()
+    missing: dict[str, str] = {}
+    while waiting:
+        file = waiting.pop()
+        seen.add(file)
+        for module in imported(file):
+            top, path = module.partition(".")[0], ROOT / module.replace(".", "/")
+            if (ROOT / top).is_dir():
+                files = {path.with_suffix(".py"), path / "__init__.py"} - seen
+                waiting += [other for other in files if other.exists()]
+            elif top not in sys.stdlib_module_names | {"torch"}:
+                names = {plain(name) for name in DISTRIBUTIONS[top]}
+                if not names & listed:
+                    missing[top] = str(file.relative_to(ROOT))
+    assert ROOT / "search/cost/model.py" in seen
+    assert not missing
+
+
 @pytest.mark.parametrize("name", ["migrate", "api", "reaper", "worker", "worker-gpu"])
 def test_commands_name_modules_that_exist(name: str) -> None:
     words = shlex.split(SERVICES[name]["command"])
@@ -98,9 +163,23 @@ def test_commands_name_modules_that_exist(name: str) -> None:
         assert (ROOT / (module.replace(".", "/") + ".py")).exists(), module
 
 
-def test_settings_in_the_environment_are_settings_of_the_service() -> None:
-    from models.settings import Settings
+@pytest.mark.parametrize("name", ["migrate", "api", "reaper", "worker", "worker-gpu"])
+def test_our_services_write_to_the_volume_alone_and_take_further_settings(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The image's own folders belong to root."""
+    service = SERVICES[name]
+    (volume,) = (mount.split(":")[1] for mount in service["volumes"])
+    for setting, value in service["environment"].items():
+        monkeypatch.setenv(setting, re.sub(r"\$\{\w+:-(.*?)\}", r"\1", value))
+    assert Settings().blob_url == f"file://{volume}/blobs"
+    monkeypatch.setenv("ESPALIER_BLOBS", "s3://bucket/prefix")
+    for folder in (Settings().home, Settings().cache_folder):
+        assert folder.is_relative_to(volume)
+    assert service["env_file"] == [{"path": ".env", "required": False}]
 
+
+def test_settings_in_the_environment_are_settings_of_the_service() -> None:
     for service in SERVICES.values():
         for name in service.get("environment", {}):
             if name.startswith("ESPALIER_"):

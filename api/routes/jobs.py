@@ -86,7 +86,7 @@ def _checked(service: Service, spec: JobSpec) -> ValidationView:
     except UnreachableBudget as error:
         raise _unreachable(spec, analysis.cost.full, error) from error
     except DatasetError as error:
-        raise refused(error, "dataset") from error
+        raise refused(error, error.field) from error
 
 
 def _unreachable(spec: JobSpec, full: Mapping[str, int], error: UnreachableBudget) -> Problem:

@@ -33,6 +33,7 @@ _MADE = responses(
     404, 422, also={200: BYTES, 304: {"description": "Not changed since the given ETag"}}
 )
 Condition = Annotated[str | None, Header()]
+_NAMED = 5  # trials that a message lists
 
 
 @router.get("/{job}/trials", operation_id="listTrials", responses=responses(404, 422))
@@ -44,21 +45,24 @@ def list_all(
 ) -> TrialPage:
     """The plans that were tried, in the order of their numbers."""
     with service.database.transaction(write=False) as session:
-        strategy = JobSpec.model_validate(get_job(session, job).spec).strategy
+        row = get_job(session, job)
+        strategy = JobSpec.model_validate(row.spec).strategy
         ahead = front_of(strategy, scored_trials(session, job))
         rows = trials_of(session, job, limit=limit + 1, after=cursor)
         more = str(rows[limit - 1].number) if len(rows) > limit else None
-        items = [listed_trial_view(row, ahead) for row in rows[:limit]]
+        items = [listed_trial_view(each, ahead, ended=row.terminal) for each in rows[:limit]]
         return TrialPage(items=items, next_cursor=more)
 
 
 def _facts(job: Job, trial: Trial) -> dict[str, Any]:
     """What the package says about where it is from.
 
-    Of its `weights`: `original`, cut and nothing else; `tuned` by gradient steps; or `solved` for,
-    layer after layer.
+    Of its `weights`: `original`, cut and nothing else; `tuned` by gradient steps; `solved` for,
+    layer after layer; or `scored`, where the job has no weights solved for.
     """
-    weights = "solved" if trial.solve is not None else "tuned"
+    weights = "tuned"
+    if trial.solve is not None:
+        weights = "solved" if "solved_on" in (trial.metrics or {}) else "scored"
     return {
         "job": job.id,
         "number": trial.number,
@@ -73,14 +77,18 @@ def _facts(job: Job, trial: Trial) -> dict[str, Any]:
     }
 
 
-def _not_kept(trial: Trial, kept: list[int]) -> Problem:
-    if trial.finished_at is None:
+def _not_kept(job: Job, trial: Trial, kept: list[int]) -> Problem:
+    if trial.finished_at is None and job.terminal:
+        why = f"was not measured before its job ended as {job.state}: take another one"
+    elif trial.finished_at is None:
         why = "is not measured yet: try again when it is done"
     elif trial.score is None:
         why = "failed: take another one"
     else:
         why = "was not chosen to go on from, and its weights are gone: take another one"
-    there = ", ".join(map(str, kept)) or "none"
+    there = ", ".join(map(str, kept[:_NAMED])) or "none"
+    if len(kept) > _NAMED:
+        there += f" and {len(kept) - _NAMED} more"
     return Problem(
         404,
         "trial.not_kept",
@@ -92,9 +100,9 @@ def _not_kept(trial: Trial, kept: list[int]) -> Problem:
 def _written(service: Service, job_id: str, number: int, path: Path) -> Made:
     with service.database.transaction(write=False) as session:
         trial = get_trial(session, job_id, number)
-        if not trial.fetchable or trial.kept is None:
-            raise _not_kept(trial, kept_trials(session, job_id))
         job = get_job(session, job_id)
+        if not trial.fetchable or trial.kept is None:
+            raise _not_kept(job, trial, kept_trials(session, job_id))
         network, weights, facts = job.network.digest, trial.weights, _facts(job, trial)
         kept: Kept = tuple(map(tuple, trial.kept))
     with readable(service.blobs, network) as original:
@@ -122,7 +130,8 @@ def network(
     """A trial's network as a package, not fine-tuned; `weights` in its manifest says what it has.
 
     `solved`: of `allocate` and `nsga2`, the finalists and the points come with the weights that
-    they were scored with, ready for use. `tuned`: so does, of a search that tunes its trials, the
+    they were scored with, ready for use. `scored`: the same of a job without reconstruction: cut
+    and recalibrated. `tuned`: so does, of a search that tunes its trials, the
     winner of each iteration: a family of networks, from the widest to the one within the budget.
     `original`: any other trial that succeeded is the original, cut, with the original's weights and
     batch-norm statistics. It was scored after reconstruction and recalibration, so fine-tune it

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import typer
 
-from espalier.cli import control, curves, packing, results, serving, submitting, trials, watching
+from espalier.cli import (
+    control,
+    curves,
+    describing,
+    packing,
+    results,
+    serving,
+    submitting,
+    trials,
+    watching,
+)
 
 app = typer.Typer(
     name="espalier",
@@ -17,6 +27,7 @@ app = typer.Typer(
 packing.register(app)
 serving.register(app)
 submitting.register(app)
+describing.register(app)
 curves.register(app)
 watching.register(app)
 results.register(app)

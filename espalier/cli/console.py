@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Annotated, NoReturn
 
 import typer
@@ -111,6 +112,15 @@ def size(value: float) -> str:
         if value >= step:
             return f"{value / step:.1f} {unit}"
     return f"{int(value)} B"
+
+
+def ago(moment: str) -> str:
+    """A time in ISO 8601, as `3 min ago`."""
+    seconds = (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
+    for step, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= step:
+            return f"{seconds / step:.0f} {unit} ago"
+    return f"{max(0, seconds):.0f} s ago"
 
 
 def quantity(name: str, value: float) -> str:

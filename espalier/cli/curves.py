@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from espalier.cli.console import URL, Url, connected, fail, out
-from espalier.cli.submitting import known, sent, settings
+from espalier.cli.submitting import check_fields, known, sent, settings
 from espalier.cli.watching import follow
 from espalier.client import Client
 from espalier.connection import url_of
@@ -125,6 +125,7 @@ def register(app: typer.Typer) -> None:
         known("network", network)
         known("dataset", dataset)
         with connected(url) as client:
+            check_fields(client, spec)
             spec["network"] = sent(client, "network", network)["id"]
             spec["dataset"] = sent(client, "dataset", dataset)["id"]
             job = client.submit(spec)["id"]

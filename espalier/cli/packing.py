@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 from rich.markup import escape
 
 from espalier.cli.console import err, errors_as_lines, fail, out, size
+from espalier.format.package import Preprocessing, malformed
 
 _EXAMPLE = """\
 The function returns the network and an example input (a tensor, or a tuple of them):
@@ -89,6 +91,12 @@ def register(app: typer.Typer) -> None:
             fail(f"there is no folder {output.parent}: make it first", code=2)
         with errors_as_lines():
             try:
+                preprocessing = Preprocessing(
+                    scale=scale, mean=_numbers(mean, "--mean"), std=_numbers(std, "--std")
+                )
+            except ValidationError as error:
+                raise malformed("preprocessing", error) from None
+            try:
                 made = _function(source)()
             except (typer.Exit, KeyboardInterrupt):
                 raise
@@ -103,11 +111,7 @@ def register(app: typer.Typer) -> None:
                 fail(f"{source} returned {type(made).__name__}, not (network, example)", code=2)
             network, example = made
             from espalier.format.lift import pack as write  # torch: only when needed
-            from espalier.format.package import Preprocessing
 
-            preprocessing = Preprocessing(
-                scale=scale, mean=_numbers(mean, "--mean"), std=_numbers(std, "--std")
-            )
             path = write(
                 network,
                 example,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,16 +11,8 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from espalier.cli.console import COSTS, URL, Url, connected, err, out, size, transfer
+from espalier.cli.console import COSTS, URL, Url, ago, connected, err, out, size, transfer
 from espalier.cli.watching import best_line, points_line, stage, summary_lines
-
-
-def _ago(moment: str) -> str:
-    seconds = (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
-    for step, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= step:
-            return f"{seconds / step:.0f} {unit} ago"
-    return f"{max(0, seconds):.0f} s ago"
 
 
 def _budget(spec: dict[str, Any]) -> str:
@@ -42,11 +33,11 @@ def _show(view: dict[str, Any], files: list[dict[str, Any]]) -> None:
         "budget": _budget(spec),
         "network": spec["network"],
         "dataset": spec["dataset"],
-        "created": _ago(view["created_at"]),
+        "created": ago(view["created_at"]),
         "trials": str(view["trials"]),
         "best": best_line(view).removeprefix("best: "),
     }
-    if view["pause_requested"] and view["state"] != "paused":
+    if view["pause_requested"] and view["state"] != "paused" and not view["terminal"]:
         rows["state"] += " (pausing)"
     if view["error"]:
         rows["error"] = f"{view['error']['message']} [{view['error']['code']}]"
@@ -70,6 +61,7 @@ def register(app: typer.Typer) -> None:
         ] = None,
         strategy: Annotated[str | None, typer.Option()] = None,
         network: Annotated[str | None, typer.Option(help="A network's id.")] = None,
+        dataset: Annotated[str | None, typer.Option(help="A dataset's id.")] = None,
         name: Annotated[str | None, typer.Option()] = None,
         limit: Annotated[int, typer.Option(min=1, help="The most to show.")] = 20,
         as_json: Annotated[bool, typer.Option("--json", help="As the service says it.")] = False,
@@ -77,7 +69,9 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """List jobs, the newest first."""
         with connected(url) as client:
-            found = client.jobs(state=state, strategy=strategy, network=network, name=name)
+            found = client.jobs(
+                state=state, strategy=strategy, network=network, dataset=dataset, name=name
+            )
             views = list(itertools.islice(found, limit))
         if as_json:
             out.print_json(data=views)
@@ -98,7 +92,7 @@ def register(app: typer.Typer) -> None:
                 f"{view['progress']:.0%}",
                 view["spec"]["strategy"]["name"],
                 _budget(view["spec"]),
-                _ago(view["created_at"]),
+                ago(view["created_at"]),
             )
         out.print(table)
 
@@ -124,7 +118,11 @@ def register(app: typer.Typer) -> None:
         ] = None,
         trial: Annotated[
             int | None,
-            typer.Option(min=0, help="The network of this trial instead; see `espalier trials`."),
+            typer.Option(
+                min=0,
+                help="The network of this trial instead, always from its start; "
+                "see `espalier trials`.",
+            ),
         ] = None,
         url: Url = URL,
     ) -> None:

@@ -170,9 +170,10 @@ def _run(home: Path, host: str, port: int, workers: int) -> None:
 def register(app: typer.Typer) -> None:
     @app.command()
     def serve(
-        data: Annotated[Path, typer.Option(help="Folder for the database, files and logs.")] = Path(
-            "var/espalier"
-        ),
+        data: Annotated[
+            Path,
+            typer.Option(envvar="ESPALIER_HOME", help="Folder for the database, files and logs."),
+        ] = Path("var/espalier"),
         host: Annotated[
             str, typer.Option(help="Address to listen on. There is no log-in: mind who reaches it.")
         ] = "127.0.0.1",

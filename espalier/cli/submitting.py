@@ -1,4 +1,4 @@
-"""`espalier submit` and `espalier describe`."""
+"""`espalier submit`, and what it shares with other commands that take files and fields."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from espalier.cli.console import (
 )
 from espalier.cli.watching import follow
 from espalier.client import Client
+from espalier.errors import ApiError
 
 _ID = re.compile(r"^(net|data)_[0-9a-z]{26}$")
 
@@ -49,6 +50,8 @@ def budget(items: list[str]) -> dict[str, Any]:
             fail(f"--budget {item}: give a whole number, or a share as 50%", code=2)
         if not 0 < float(number.rstrip("%")) <= (100 if value.endswith("%") else math.inf):
             fail(f"--budget {item}: give at least 1, or a share above 0% and up to 100%", code=2)
+        if name in found:
+            fail(f"--budget {item}: {name} has a limit already: give each cost once", code=2)
         found[name] = int(number) if number.isdecimal() else value
     return found
 
@@ -59,15 +62,29 @@ def settings(items: list[str]) -> dict[str, Any]:
     for item in items:
         path, value = _pair(item, "--set")
         *parents, last = path.split(".")
+        if path in ("network", "dataset"):
+            fail(f"--set {item}: the command takes the {path} by itself: see --help", code=2)
         inner = found
         for parent in parents:
             inner = inner.setdefault(parent, {})
             if not isinstance(inner, dict):
                 fail(f"--set {item}: {parent} was set to a value before", code=2)
+        if last in inner:
+            fail(f"--set {item}: {path} was set before: set it once", code=2)
         try:
             inner[last] = json.loads(value)
         except json.JSONDecodeError:
             inner[last] = value
+        try:
+            json.dumps(inner[last], allow_nan=False)
+        except ValueError:
+            fail(
+                f"--set {item}: {path} takes finite numbers only: give one, or null where that "
+                "switches it off, as with finetune.clip_norm",
+                code=2,
+            )
+    if not isinstance(found.get("budget", {}), dict):
+        fail("--set budget=...: name the cost, as --set budget.macs=50%", code=2)
     return found
 
 
@@ -92,31 +109,27 @@ def sent(client: Client, kind: str, given: str) -> dict[str, Any]:
     return view
 
 
-def show_network(view: dict[str, Any]) -> None:
-    """What it is, what it costs, what can be pruned and what cannot."""
-    about = view["description"]
-    out.print(f"[bold]{escape(view['name'])}[/]  {view['id']}")
-    for word in ("inputs", "outputs"):
-        shown = ", ".join(
-            f"{item['name']} {'x'.join(map(str, item['shape']))} {item['dtype']}"
-            for item in about[word]
-        )
-        out.print(f"{word}: {escape(shown)}")
-    costs = Table("cost", "now", "smallest reachable", box=box.SIMPLE_HEAD)
-    for name, label in COSTS.items():
-        now, least = about["cost"][name], about["smallest_cost"][name]
-        share = f" ({100 * least / now:.3g} %)" if now else ""
-        costs.add_row(label, quantity(name, now), quantity(name, least) + share)
-    out.print(costs)
-    groups = Table("channel group", "channels", box=box.SIMPLE_HEAD)
-    for group in about["groups"]:
-        groups.add_row(escape(group["name"]), str(group["channels"]))
-    out.print(groups)
-    if about["excluded"]:
-        rest = Table("stays whole", "channels", "because", box=box.SIMPLE_HEAD)
-        for item in about["excluded"]:
-            rest.add_row(escape(item["name"]), str(item["channels"]), escape(item["reason"]))
-        out.print(rest)
+def check_fields(client: Client, spec: dict[str, Any]) -> None:
+    """Refuse what the specification alone gets wrong, before anything is sent.
+
+    Without network and dataset the service cannot find them, if all else is right.
+    """
+    try:
+        client.validate({**spec, "network": "", "dataset": ""})
+    except ApiError as error:
+        if error.code != "not_found":
+            raise
+
+
+def show_validation(found: dict[str, Any]) -> None:
+    """What a job would do: the limits in absolute numbers, how much there is to decide."""
+    limits = Table("cost", "limit", "now", "smallest reachable", box=box.SIMPLE_HEAD)
+    for name, row in found["budget"].items():
+        values = (quantity(name, row[key]) for key in ("limit", "original", "smallest"))
+        limits.add_row(COSTS[name], *values)
+    out.print(limits)
+    strategy, groups = found["spec"]["strategy"]["name"], found["groups"]
+    out.print(f"the job can be done: {strategy} on {groups} channel groups; nothing was started")
 
 
 def register(app: typer.Typer) -> None:
@@ -150,6 +163,10 @@ def register(app: typer.Typer) -> None:
         ] = [],  # noqa: B006  (typer copies it)
         name: Annotated[str | None, typer.Option(help="Shown in lists.")] = None,
         watch: Annotated[bool, typer.Option("--watch", help="Follow it to its end.")] = False,
+        dry_run: Annotated[
+            bool,
+            typer.Option("--dry-run", help="Send the files and check the job; start nothing."),
+        ] = False,
         url: Url = URL,
     ) -> None:
         """Start a job: fit a network to a budget. Prints the job's id."""
@@ -158,32 +175,28 @@ def register(app: typer.Typer) -> None:
         if not isinstance(chosen, dict):
             fail("--set strategy=...: choose it with --strategy", code=2)
         spec["strategy"] = {"name": strategy, **chosen}
-        spec["budget"] = budget(budget_)
+        limits, more = budget(budget_), spec.get("budget", {})
+        for cost in limits.keys() & more.keys():
+            fail(f"--set budget.{cost}: --budget limits it already: give each cost once", code=2)
+        spec["budget"] = {**limits, **more}
         if name is not None:
             spec["name"] = name
+        if watch and dry_run:
+            fail(
+                "--dry-run starts nothing that --watch could follow: leave one of them out", code=2
+            )
         known("network", network)
         known("dataset", data)
         with connected(url) as client:
+            check_fields(client, spec)
             spec["network"] = sent(client, "network", network)["id"]
             spec["dataset"] = sent(client, "dataset", data)["id"]
+            if dry_run:
+                show_validation(client.validate(spec))
+                return
             job = client.submit(spec)
             out.print(job["id"])
             if watch:
                 follow(client, job["id"])
             else:
                 err.print(f"follow it with: espalier watch {job['id']}")
-
-    @app.command()
-    def describe(
-        network: Annotated[str, typer.Argument(help="A package file, or a network's id.")],
-        as_json: Annotated[bool, typer.Option("--json", help="As the service says it.")] = False,
-        url: Url = URL,
-    ) -> None:
-        """Show what a network costs, what of it can be pruned, and what cannot and why."""
-        known("network", network)
-        with connected(url) as client:
-            view = sent(client, "network", network)
-            if as_json:
-                out.print_json(data=view)
-            else:
-                show_network(view)

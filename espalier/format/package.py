@@ -138,9 +138,15 @@ def _manifest(text: bytes) -> Manifest:
     try:
         return Manifest.model_validate_json(text) if isinstance(raw, dict) else _refuse()
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])[:200]
-        raise FormatError(f"manifest.json: {where}: {first['msg'][:200]}") from None
+        raise malformed("manifest.json", error) from None
+
+
+def malformed(thing: str, error: ValidationError) -> FormatError:
+    """The first of pydantic's errors in a line."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])[:200]
+    message = first["msg"].removeprefix("Value error, ")[:200]
+    return FormatError(": ".join(part for part in (thing, where, message) if part))
 
 
 def _refuse() -> Manifest:
@@ -284,14 +290,14 @@ def write_package(
         weights_bytes += len(piece)
     if weights_bytes + len(text) > DEFAULT_LIMITS.package_bytes - 2**21:
         raise LimitExceeded(f"{weights_bytes} bytes of weights; a package holds less than 4 GiB")
-    manifest = Manifest(
-        **manifest_fields,
-        inputs=_input_specs(graph),
-        digests={
-            "graph.json": hashlib.sha256(text).hexdigest(),
-            "weights.safetensors": digest.hexdigest(),
-        },
-    )
+    digests = {
+        "graph.json": hashlib.sha256(text).hexdigest(),
+        "weights.safetensors": digest.hexdigest(),
+    }
+    try:
+        manifest = Manifest(**manifest_fields, inputs=_input_specs(graph), digests=digests)
+    except ValidationError as error:
+        raise malformed("the package", error) from None
     _check_manifest(manifest, graph)
     described = manifest.model_dump_json().encode()
     partial = path.with_name(path.name + ".partial")
@@ -317,6 +323,7 @@ __all__ = [
     "Manifest",
     "Package",
     "Preprocessing",
+    "malformed",
     "opened",
     "read_package",
     "write_package",

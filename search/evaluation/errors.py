@@ -6,9 +6,17 @@ from espalier.format.errors import EspalierError
 
 
 class DatasetError(EspalierError):
-    """A dataset that cannot be used; the message says what to change."""
+    """A dataset that cannot be used; the message says what to change.
+
+    Attributes:
+        field: of the job's specification, that it is about.
+    """
 
     code = "dataset.invalid"
+
+    def __init__(self, message: str, field: str = "dataset") -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class DatasetTooLarge(DatasetError):

@@ -126,11 +126,13 @@ def check_metric(metric: Metric, *, labelled: bool, classes: int) -> None:
     if not labelled and metric in ("top1", "top5"):
         raise LabelsNeeded(
             f"evaluation.metric {metric} needs labels, which the dataset has not: use agreement "
-            "or cross_entropy, both against the original network's outputs"
+            "or cross_entropy, both against the original network's outputs",
+            "evaluation.metric",
         )
     if metric == "top5" and classes <= 5:
         raise DatasetMismatch(
-            f"evaluation.metric top5 says nothing of {classes} classes: use top1 or cross_entropy"
+            f"evaluation.metric top5 says nothing of {classes} classes: use top1 or cross_entropy",
+            "evaluation.metric",
         )
 
 
@@ -143,5 +145,6 @@ def check_augment(kind: str, input_shape: tuple[int, ...]) -> None:
     if kind != "none" and len(input_shape) != 3:
         raise DatasetMismatch(
             f'finetune.augment "{kind}" needs images, but the inputs have shape {input_shape}: '
-            'use "none"'
+            'use "none"',
+            "finetune.augment",
         )

@@ -79,7 +79,8 @@ def sizes(
     if tuning < 2:
         raise DatasetTooSmall(
             f"{max(left, 0)} examples are left for the search and training, of which the hold-out "
-            f"takes {taken}: bring at least 3 besides the test, or lower evaluation.test_fraction"
+            f"takes {taken}: bring at least 3 besides the test, or lower evaluation.test_fraction",
+            "evaluation.test_fraction" if own_test is None and train > 3 else "dataset",
         )
     if calibrates and not calibration:
         raise DatasetTooSmall(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,11 +88,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     return Files(package, dataset)
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    home = tmp_path_factory.mktemp("home")
-    settings = Settings(home=home, max_upload_bytes=MAX_UPLOAD_BYTES)
-    migrations.upgrade(settings.database)
+@contextmanager
+def serving(settings: Settings) -> Iterator[Running]:
+    """The application on a migrated database."""
     app = create_app(settings)
     config = uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
@@ -101,9 +100,20 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         assert thread.is_alive(), "the server ended at its start"
         time.sleep(0.01)
     port = server.servers[0].sockets[0].getsockname()[1]
-    yield Running(f"http://127.0.0.1:{port}", app.state.service)
-    server.should_exit = True
-    thread.join()
+    try:
+        yield Running(f"http://127.0.0.1:{port}", app.state.service)
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    home = tmp_path_factory.mktemp("home")
+    settings = Settings(home=home, max_upload_bytes=MAX_UPLOAD_BYTES)
+    migrations.upgrade(settings.database)
+    with serving(settings) as started:
+        yield started
 
 
 @pytest.fixture

@@ -111,4 +111,17 @@ def test_a_damaged_blob_breaks_the_connection(
 def test_nothing_is_published_before_success(http: httpx.Client, spec: dict[str, Any]) -> None:
     job = create(http, spec)["id"]
     assert http.get(f"/v1/jobs/{job}/artifacts").json() == {"items": []}
-    problem(http.get(f"/v1/jobs/{job}/artifacts/report.html"), 404, "not_found")
+    told = problem(http.get(f"/v1/jobs/{job}/artifacts/report.html"), 404, "not_found")
+    assert told["detail"].endswith("it is queued: wait until it has succeeded")
+    http.post(f"/v1/jobs/{job}/cancel")
+    told = problem(http.get(f"/v1/jobs/{job}/artifacts/report.html"), 404, "not_found")
+    assert "it is canceled and will have none" in told["detail"]
+
+
+def test_a_file_that_a_job_does_not_have_is_told_with_those_that_it_has(
+    http: httpx.Client, job: str
+) -> None:
+    told = problem(http.get(f"/v1/jobs/{job}/artifacts/plan.json"), 404, "not_found")
+    assert told["detail"].endswith(f"it has empty, {NAME}")
+    told = problem(http.get(f"/v1/jobs/{job}/artifacts/curve.json"), 404, "not_found")
+    assert "strategy.points" in told["detail"]

@@ -61,8 +61,8 @@ def test_a_job_is_validated_without_being_made(
         ({"dataset": "data_nothing"}, "not_found", "dataset"),
         ({"budget": {"macs": 100}}, "budget.unreachable", "budget.macs"),
         ({"rounding": {"minimum": 8}}, "budget.unreachable", "budget.macs"),
-        ({"evaluation": {"metric": "top5"}}, "dataset.mismatch", "dataset"),
-        ({"evaluation": {"test_fraction": 0.99}}, "dataset.too_small", "dataset"),
+        ({"evaluation": {"metric": "top5"}}, "dataset.mismatch", "evaluation.metric"),
+        ({"evaluation": {"test_fraction": 0.99}}, "dataset.too_small", "evaluation.test_fraction"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_anything_runs(
@@ -95,7 +95,8 @@ def test_a_dataset_that_does_not_fit_the_network(
     np.savez(path, images=np.zeros((200, 9, 9), np.uint8), labels=np.arange(200) % 3)
     dataset = http.post("/v1/datasets", content=path.read_bytes()).json()["id"]
     answer = http.post("/v1/jobs", json={**spec, "dataset": dataset})
-    problem(answer, 422, "dataset.mismatch")
+    found = problem(answer, 422, "dataset.mismatch")
+    assert found["errors"][0]["field"] == "dataset"
 
 
 # --- creation -------------------------------------------------------------------------------------
@@ -220,6 +221,9 @@ def test_the_best_trial_so_far_is_shown(http: httpx.Client, running: Running, sp
     assert [trial["number"] for trial in first["items"] + rest["items"]] == [0, 1, 2]
     assert [trial["state"] for trial in first["items"] + rest["items"]] == ["done", "done", "open"]
     assert rest["next_cursor"] is None
+    http.post(f"/v1/jobs/{job}/cancel")
+    ended = http.get(f"/v1/jobs/{job}/trials").json()["items"]
+    assert [trial["state"] for trial in ended] == ["done", "done", "dropped"]
 
 
 def test_an_unchanged_job_is_not_sent_again(

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import torch
 from sqlalchemy.exc import OperationalError
 
-from tests.api.fixtures import Running
+from espalier.format.build import load
+from espalier.format.lift import pack
+from models.settings import Settings
+from tests.api.fixtures import Files, Running, serving
 
 
 def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
@@ -45,6 +51,11 @@ def test_what_is_not_there(
     http: httpx.Client, method: str, path: str, status: int, code: str
 ) -> None:
     problem(http.request(method, path), status, code)
+
+
+def test_the_documents_example_is_what_the_service_says(http: httpx.Client) -> None:
+    schema = http.get("/openapi.json").json()["components"]["schemas"]["ProblemDocument"]
+    assert http.get(schema["example"]["instance"]).json() == schema["example"]
 
 
 def test_a_wrong_method_is_told_all_the_right_ones(http: httpx.Client) -> None:
@@ -87,6 +98,25 @@ def test_a_wrong_field_is_named_with_its_limit_and_a_way_out(
     assert field in found["detail"]
 
 
+@pytest.mark.parametrize(
+    ("part", "field", "value"),
+    [
+        ("finetune", "clip_norm", "1e999"),
+        ("finetune", "learning_rate", "Infinity"),
+        ("evaluation", "tuning_rate", "NaN"),
+    ],
+)
+def test_a_number_that_is_not_finite_is_refused(
+    http: httpx.Client, spec: dict[str, Any], part: str, field: str, value: str
+) -> None:
+    body = json.dumps({**spec, part: {field: 1.5}}).replace("1.5", value)
+    headers = {"Content-Type": "application/json"}
+    answer = http.post("/v1/jobs", content=body, headers=headers)
+    (error,) = problem(answer, 422, "request.invalid")["errors"]
+    assert error["field"] == f"{part}.{field}"
+    assert "null" in error["way_out"]
+
+
 def test_every_wrong_field_is_told_at_once(http: httpx.Client, spec: dict[str, Any]) -> None:
     wrong = {**spec, "seed": -1, "criterion": "l7", "finetune": {"epochs": "many"}}
     found = problem(http.post("/v1/jobs", json=wrong), 422, "request.invalid")
@@ -104,6 +134,32 @@ def test_a_database_that_does_not_answer(
     problem(answer, 503, "database.unavailable")
     assert int(answer.headers["retry-after"]) > 0
     assert "5432" not in answer.text
+
+
+def test_text_that_postgresql_cannot_store(
+    postgresql_url: str, files: Files, tmp_path: Path
+) -> None:
+    """On SQLite it is text as any other."""
+    named = pack(
+        load(files.package), torch.zeros(1, 1, 8, 8), tmp_path / "named", classes=("a\0b", "c", "d")
+    )
+    settings = Settings(home=tmp_path / "home", database_url=postgresql_url)
+    with serving(settings) as running, httpx.Client(base_url=running.url, timeout=60) as http:
+        uploads = {
+            "network": http.post("/v1/networks", content=files.package.read_bytes()).json()["id"],
+            "dataset": http.post("/v1/datasets", content=files.dataset.read_bytes()).json()["id"],
+        }
+        spec = {**uploads, "budget": {"macs": "50%"}}
+        for answer in (
+            http.get("/v1/jobs/a%00b"),
+            http.get("/v1/jobs?name=a%00b"),
+            http.post("/v1/jobs", json={**spec, "name": "a\0b"}),
+            http.post("/v1/jobs/validate", json={**spec, "network": "a\0b"}),
+            http.post("/v1/networks", content=named.read_bytes()),
+        ):
+            told = problem(answer, 422, "request.unstorable")
+            assert "NUL" in told["detail"]
+        assert http.post("/v1/jobs", json=spec).status_code == 201
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

@@ -116,6 +116,16 @@ def test_only_a_search_for_several_things_has_a_front(
     assert [trial["kept"] for trial in listed] == [True, True, False, True, False]
 
 
+def test_what_a_canceled_job_left_open_has_failed(
+    http: httpx.Client, running: Running, spec: Spec, tmp_path: Path
+) -> None:
+    job = begun(http, running, spec, {"name": "random"})
+    http.post(f"/v1/jobs/{job}/cancel").raise_for_status()
+    last = loaded(running, job, tmp_path).trials[-1]
+    assert last.state is TrialState.FAIL
+    assert last.datetime_complete is not None
+
+
 def test_a_job_that_has_no_trials_yet_is_an_empty_study(
     http: httpx.Client, running: Running, spec: Spec, tmp_path: Path
 ) -> None:

@@ -65,7 +65,12 @@ def measured(
 
 
 def _record(
-    service: Service, session: Any, job: str, result: TrialResult, store: FolderFiles
+    service: Service,
+    session: Any,
+    job: str,
+    result: TrialResult,
+    store: FolderFiles,
+    solve: str | None = None,
 ) -> None:
     weights = None
     if result.weights is not None:
@@ -85,6 +90,7 @@ def _record(
             metrics=dict(outcome.metrics),
             cost=dict(outcome.cost),
             kept=[list(channels) for channels in result.kept],
+            solve=solve,
             weights=weights,
             told=True,
             finished_at=0.0,
@@ -150,6 +156,31 @@ def test_an_untuned_trial_is_the_original_after_its_cut(
     assert (facts["number"], facts["weights"]) == (1, "original")
 
 
+@pytest.mark.parametrize(("reconstruction", "word"), [("parallel", "solved"), ("none", "scored")])
+def test_a_package_says_whether_anything_was_solved_for(
+    http: httpx.Client,
+    running: Running,
+    spec: Spec,
+    files_of: tuple[FolderFiles, str, str],
+    tmp_path: Path,
+    reconstruction: str,
+    word: str,
+) -> None:
+    store, network, dataset = files_of
+    evaluation = {"calibration": 20, "holdout": 50, "reconstruction": reconstruction}
+    answer = http.post("/v1/jobs", json={**spec, "evaluation": evaluation}).json()
+    inputs = Inputs(JobSpec.model_validate(answer["spec"]), network, dataset)
+    proposal = Proposal(0, PLAN, solve="full")
+    result = evaluate(inputs, prepare(inputs, store), proposal, None, store)
+    with running.service.database.transaction() as session:
+        _record(running.service, session, answer["id"], result, store, proposal.solve)
+    with Client(running.url) as client:
+        path = client.download_trial(answer["id"], 0, tmp_path)
+    facts = read_package(path).manifest.extra["trial"]
+    assert isinstance(facts, dict)
+    assert facts["weights"] == word
+
+
 def test_what_is_not_kept_says_what_is(
     http: httpx.Client, running: Running, measured: tuple[str, TrialResult, Context]
 ) -> None:
@@ -169,9 +200,30 @@ def test_what_is_not_kept_says_what_is(
             404, "trial.not_kept", [0, 1],
         )  # fmt: skip
         assert why in problem["detail"]
+    http.post(f"/v1/jobs/{job}/cancel")
+    told = http.get(f"/v1/jobs/{job}/trials/4/network").json()["detail"]
+    assert "was not measured before its job ended as canceled" in told
+    assert told.endswith("(kept: 0, 1)")
     missing = http.get(f"/v1/jobs/{job}/trials/7/network").json()
     assert missing["code"] == "not_found"
     assert "no trial 7" in missing["detail"]
+
+
+def test_many_kept_trials_are_counted_not_listed(
+    http: httpx.Client, running: Running, spec: Spec
+) -> None:
+    job = http.post("/v1/jobs", json=spec).raise_for_status().json()["id"]
+    with running.service.database.transaction() as session:
+        for number in range(100):
+            session.add(
+                Trial(
+                    job_id=job, number=number, plan=list(PLAN), tuning_steps=0, tags={},
+                    score=0.5 if number else None, finished_at=0.0,
+                )
+            )  # fmt: skip
+    told = http.get(f"/v1/jobs/{job}/trials/0/network").json()
+    assert told["detail"].endswith("(kept: 1, 2, 3, 4, 5 and 94 more)")
+    assert told["kept"] == list(range(1, 100))
 
 
 def test_a_family_outlives_its_job_and_the_collection(

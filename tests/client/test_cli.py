@@ -71,6 +71,15 @@ def test_submit_says_what_was_asked_for(run: Run, running: Running, files: Files
     assert again.exit_code == 0, "ids are as good as files"
 
 
+def test_limits_may_come_both_ways(run: Run, running: Running, files: Files) -> None:
+    job = submitted(run, files, "--set", "budget.params=90%", "--set", "budget.weight_bytes=9000")
+    with Client(running.url) as client:
+        budget = client.job(job)["spec"]["budget"]
+    assert {name: limit for name, limit in budget.items() if limit is not None} == {
+        "macs": "50%", "params": "90%", "weight_bytes": 9000,
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -79,6 +88,16 @@ def test_submit_says_what_was_asked_for(run: Run, running: Running, files: Files
         (["--budget", "macs=half"], 2, ["50%"]),
         (["--budget", "macs=150%"], 2, ["up to 100%"]),
         (["--budget", "macs=0"], 2, ["at least 1"]),
+        (["--budget", "macs=50%", "--budget", "macs=30%"], 2, ["macs=30%", "each cost once"]),
+        (["--budget", "macs=50%", "--set", "budget.macs=30%"], 2, ["budget.macs", "once"]),
+        (["--budget", "macs=50%", "--set", "budget=30%"], 2, ["--set budget.macs=50%"]),
+        (["--budget", "macs=50%", "--set", "seed=1", "--set", "seed=2"], 2, ["seed was set"]),
+        (["--budget", "macs=50%", "--set", "network=net_1"], 2, ["takes the network by itself"]),
+        (["--budget", "macs=50%", "--set", "dataset=data_1"], 2, ["takes the dataset by itself"]),
+        (["--budget", "macs=1", "--set", "finetune.clip_norm=Infinity"], 2, ["clip_norm", "null"]),
+        (["--budget", "macs=1", "--set", "finetune.clip_norm=1e999"], 2, ["clip_norm", "null"]),
+        (["--budget", "macs=1", "--set", "finetune.learning_rate=NaN"], 2, ["learning_rate"]),
+        (["--budget", "macs=50%", "--watch", "--dry-run"], 2, ["leave one"]),
         (["--budget", "macs=10"], 1, ["cannot be met", "smallest reachable"]),
         (["--budget", "macs=50%", "--set", "finetune.epochs=-1"], 1, ["finetune.epochs"]),
         (["--budget", "macs=50%", "--strategy", "magic"], 1, ["uniform"]),
@@ -108,6 +127,47 @@ def test_describe_shows_what_can_be_pruned_and_what_not(run: Run, files: Files) 
         assert words in result.stdout
     view = json.loads(run("describe", files.package, "--json").stdout)
     assert view["description"]["cost"]["macs"] == 78384
+
+
+def test_what_was_uploaded_is_listed_and_described(run: Run, files: Files) -> None:
+    network = json.loads(run("describe", files.package, "--json").stdout)["id"]
+    dataset = json.loads(run("describe", files.dataset, "--json").stdout)["id"]
+    (line,) = [line for line in run("networks").stdout.splitlines() if network in line]
+    for words in ("tiny.espalier", "78.4 k", "ago"):
+        assert words in line
+    (line,) = [line for line in run("datasets").stdout.splitlines() if dataset in line]
+    for words in ("tiny.npz", "8x8 uint8", "200 training", "ago"):
+        assert words in line
+    assert dataset in [view["id"] for view in json.loads(run("datasets", "--json").stdout)]
+    shown = run("describe", dataset).stdout
+    for words in ("8x8 uint8", "200 training", "labels: 0 to 2"):
+        assert words in shown
+
+
+def test_a_dry_run_starts_nothing(run: Run, running: Running, files: Files) -> None:
+    with Client(running.url) as client:
+        before = len(list(client.jobs()))
+        asked = ("submit", files.package, "--data", files.dataset, *SET, "--dry-run")
+        result = run(*asked, "--budget", "macs=50%")
+        assert result.exit_code == 0, result.output
+        for words in ("39.2 k", "78.4 k", "allocate on 2 channel groups", "nothing was started"):
+            assert words in result.stdout
+        refused(run(*asked, "--budget", "macs=10"), 1, "cannot be met")
+        assert len(list(client.jobs())) == before
+
+
+@pytest.mark.parametrize("command", ["submit", "sensitivity"])
+def test_wrong_fields_are_told_before_anything_is_sent(
+    run: Run, running: Running, files: Files, tmp_path: Path, command: str
+) -> None:
+    fresh = tmp_path / f"{command}.espalier"
+    fresh.write_bytes(files.package.read_bytes())
+    data = [files.dataset] if command == "sensitivity" else ["--data", files.dataset]
+    limits = [] if command == "sensitivity" else ["--budget", "macs=50%"]
+    result = run(command, fresh, *data, *limits, "--set", "finetune.epochs=-1")
+    refused(result, 1, "finetune.epochs", "at least 0")
+    with Client(running.url) as client:
+        assert fresh.name not in [view["name"] for view in client.networks()]
 
 
 def test_watch_shows_stage_progress_and_the_best_trial(
@@ -161,6 +221,15 @@ def test_watch_ends_with_an_error_when_the_job_does(
         refused(run("watch", job), 1, "canceled")
 
 
+def test_what_has_ended_is_not_pausing(run: Run, running: Running, files: Files) -> None:
+    job = submitted(run, files)
+    with running.service.database.transaction() as session:
+        lock_job(session, job).pause_requested_at = 1.0
+    assert "(pausing)" in run("show", job).stdout
+    run("cancel", job)
+    assert "(pausing)" not in run("show", job).stdout
+
+
 def test_a_job_is_deleted_once_it_has_ended(run: Run, files: Files) -> None:
     job = submitted(run, files)
     refused(run("delete", job), 1, "cancel it first")
@@ -179,6 +248,9 @@ def test_jobs_are_listed_whole(run: Run, files: Files) -> None:
         view["id"] for view in json.loads(run("jobs", "--name", "listed", "--json").stdout)
     ] == [job]
     assert run("jobs", "--name", "nobody").stdout == ""
+    dataset = json.loads(run("show", job, "--json").stdout)["spec"]["dataset"]
+    assert job in run("jobs", "--dataset", dataset).stdout
+    assert run("jobs", "--dataset", "data_other").stdout == ""
 
 
 def test_pause_and_resume(run: Run, files: Files) -> None:
@@ -341,5 +413,10 @@ def test_pack_runs_the_users_own_function(run: Run, tmp_path: Path) -> None:
     refused(run("pack", f"{source}:no_example", "-o", target), 2, "(network, example)")
     refused(run("pack", f"{source}:missing", "-o", target), 2, "it has trained, no_example")
     refused(run("pack", f"{tmp_path}/none.py:f", "-o", target), 2, "none.py")
+    pack = ("pack", f"{source}:trained", "-o", tmp_path / "none.espalier")
+    refused(run(*pack, "--std", "0"), 1, "preprocessing: ", "std must be positive")
+    refused(run(*pack, "--scale", "nan"), 1, "preprocessing: scale: ", "finite")
+    refused(run(*pack, "--name", "n" * 300), 1, "name: ", "at most 200")
+    assert not (tmp_path / "none.espalier").exists()
     refused(run("pack", source, "-o", target), 2, "FILE.py:function")
     refused(run("pack", f"{source}:trained", "-o", tmp_path / "no" / "x"), 2, "no folder")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -70,16 +71,22 @@ def test_it_survives_its_parts_and_they_do_not_survive_it(tmp_path: Path) -> Non
                 part.kill()
 
 
-def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
-    import socket
-
+@pytest.mark.parametrize("how", ["--data", "ESPALIER_HOME"])
+def test_a_port_that_is_taken_is_told(tmp_path: Path, how: str) -> None:
+    home = str(tmp_path / "home")
+    given, env = ([how, home], {}) if how == "--data" else ([], {how: home})
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
         done = subprocess.run(
-            [*COMMAND, str(tmp_path), "--port", port], capture_output=True, text=True, timeout=60
+            [*COMMAND[:-1], *given, "--port", port],
+            env=os.environ | env,
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
+    assert (tmp_path / "home" / "serve.lock").exists()
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: cannot listen on 127.0.0.1:{port}")
     assert "--port" in done.stderr
@@ -108,6 +115,15 @@ def test_settings_that_cannot_work_are_told_in_a_line(
     assert words in done.stderr
     assert done.stderr.count("\n") == 1
     assert "secret" not in done.stderr
+
+
+def test_a_folder_whose_path_is_too_long_for_a_socket(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*COMMAND, str(tmp_path / ("x" * 100))], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert "choose a shorter --data or ESPALIER_HOME" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_log_that_grows_is_put_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,6 +133,7 @@ def check_downloads(
     job: str,
     holdout: tuple[torch.Tensor, torch.Tensor],
     tmp_path: Path,
+    weights: str = "solved",
 ) -> list[dict[str, Any]]:
     """Fetch what was solved for, and count what it gets right: as the trial says. These trials."""
     inputs, labels = holdout
@@ -148,7 +149,7 @@ def check_downloads(
         assert CostModel(space_of(graph_of(network))).full == trial["cost"]
         facts = read_package(path).manifest.extra["trial"]
         assert isinstance(facts, dict)
-        assert (facts["weights"], facts["finetuned"]) == ("solved", False)
+        assert (facts["weights"], facts["finetuned"]) == (weights, False)
     return solved
 
 
@@ -162,7 +163,9 @@ def test_a_point_comes_as_it_was_scored(
     assert len(check_downloads(service, client, job, holdout, tmp_path)) == 4
 
 
-@pytest.mark.parametrize("reconstruction", ["parallel", "none"])
+@pytest.mark.parametrize(
+    ("reconstruction", "weights"), [("parallel", "solved"), ("none", "scored")]
+)
 def test_so_does_a_point_of_a_front(
     service: Service,
     client: espalier.Client,
@@ -170,6 +173,7 @@ def test_so_does_a_point_of_a_front(
     holdout: tuple[torch.Tensor, torch.Tensor],
     tmp_path: Path,
     reconstruction: str,
+    weights: str,
 ) -> None:
     front = submitted(
         client,
@@ -178,7 +182,7 @@ def test_so_does_a_point_of_a_front(
         evaluation={**EVALUATION, "reconstruction": reconstruction},
         finetune={"epochs": 0},
     )
-    solved = check_downloads(service, client, front, holdout, tmp_path)
+    solved = check_downloads(service, client, front, holdout, tmp_path, weights)
     assert [trial["number"] for trial in solved] == list(range(12, 12 + len(solved)))
     # The search follows from what returns first, and so does the size of the front.
     searched = {

@@ -46,14 +46,16 @@ def port() -> int:
 def environment(
     empty_postgresql_url: str, redis_server: RedisServer, tmp_path: Path
 ) -> dict[str, str]:
-    return {
-        **os.environ,
+    """What the file sets and nothing else, with this machine's values."""
+    inherited = {key: os.environ[key] for key in os.environ if not key.startswith("ESPALIER_")}
+    ours = {
         "ESPALIER_DATABASE_URL": empty_postgresql_url,
         "ESPALIER_REDIS_URL": redis_server.url,
-        "ESPALIER_BLOBS": f"file://{tmp_path / 'blobs'}",
-        "ESPALIER_HOME": str(tmp_path / "home"),
-        "OMP_NUM_THREADS": "1",
+        "ESPALIER_BLOBS": f"file://{tmp_path / 'volume' / 'blobs'}",
+        "ESPALIER_HOME": str(tmp_path / "volume"),
     }
+    set_there = {key: ours[key] for key in SERVICES["worker"]["environment"]}
+    return {**inherited, **set_there, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture

@@ -1,0 +1,143 @@
+"""`espalier networks`, `datasets` and `describe`: what was uploaded."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from espalier.cli.console import COSTS, URL, Url, ago, connected, err, out, quantity, size
+from espalier.cli.submitting import known, sent
+
+_DATA = (".npz", ".safetensors", ".zip", ".tar")
+_SPLITS = {"train": "training", "holdout": "hold-out", "test": "test"}
+Limit = Annotated[int, typer.Option(min=1, help="The most to show.")]
+AsJson = Annotated[bool, typer.Option("--json", help="As the service says it.")]
+
+
+def _shape(values: list[int]) -> str:
+    return "x".join(map(str, values)) or "scalar"
+
+
+def _show_network(view: dict[str, Any]) -> None:
+    """What it is, what it costs, what can be pruned and what cannot."""
+    about = view["description"]
+    out.print(f"[bold]{escape(view['name'])}[/]  {view['id']}")
+    for word in ("inputs", "outputs"):
+        shown = ", ".join(
+            f"{item['name']} {_shape(item['shape'])} {item['dtype']}" for item in about[word]
+        )
+        out.print(f"{word}: {escape(shown)}")
+    costs = Table("cost", "now", "smallest reachable", box=box.SIMPLE_HEAD)
+    for name, label in COSTS.items():
+        now, least = about["cost"][name], about["smallest_cost"][name]
+        share = f" ({100 * least / now:.3g} %)" if now else ""
+        costs.add_row(label, quantity(name, now), quantity(name, least) + share)
+    out.print(costs)
+    groups = Table("channel group", "channels", box=box.SIMPLE_HEAD)
+    for group in about["groups"]:
+        groups.add_row(escape(group["name"]), str(group["channels"]))
+    out.print(groups)
+    if about["excluded"]:
+        rest = Table("stays whole", "channels", "because", box=box.SIMPLE_HEAD)
+        for item in about["excluded"]:
+            rest.add_row(escape(item["name"]), str(item["channels"]), escape(item["reason"]))
+        out.print(rest)
+
+
+def _splits(about: dict[str, Any]) -> str:
+    """`800 training, 200 test`."""
+    counts = {word: about.get(f"{split}_examples") for split, word in _SPLITS.items()}
+    return ", ".join(f"{count:,} {word}" for word, count in counts.items() if count is not None)
+
+
+def _show_dataset(view: dict[str, Any]) -> None:
+    """Its examples, splits and labels."""
+    about = view["description"]
+    out.print(f"[bold]{escape(view['name'])}[/]  {view['id']}")
+    out.print(f"examples: {_shape(about['example_shape'])} {about['dtype']}, {about['kind']}")
+    out.print(f"splits: {_splits(about)}")
+    if not about["labelled"]:
+        out.print("labels: none; use the metric agreement")
+    else:
+        out.print(f"labels: 0 to {about['largest_label']}")
+    if about["classes"]:
+        out.print(f"classes: {escape(', '.join(about['classes']))}")
+
+
+def _list(
+    views: Iterator[dict[str, Any]],
+    limit: int,
+    as_json: bool,
+    titles: tuple[str, ...],
+    cells: Callable[[dict[str, Any]], tuple[str, ...]],
+) -> None:
+    """Id, name, the cells of the kind, size and age of each."""
+    found = list(itertools.islice(views, limit))
+    if as_json:
+        out.print_json(data=found)
+        return
+    if not found:
+        err.print("nothing was uploaded; `espalier submit` and `describe` send files")
+        return
+    table = Table(box=box.SIMPLE_HEAD)
+    for title in ("id", "name", *titles, "size", "uploaded"):
+        table.add_column(title, no_wrap=title != "name")
+    for view in found:
+        rest = (size(view["size_bytes"]), ago(view["created_at"]))
+        table.add_row(view["id"], escape(view["name"]), *cells(view["description"]), *rest)
+    out.print(table)
+
+
+def register(app: typer.Typer) -> None:
+    @app.command()
+    def networks(limit: Limit = 20, as_json: AsJson = False, url: Url = URL) -> None:
+        """List the uploaded networks, the newest first."""
+
+        def cells(about: dict[str, Any]) -> tuple[str, ...]:
+            cost = about["cost"]
+            costs = (quantity(name, cost[name]) for name in ("macs", "params"))
+            return (*costs, str(len(about["groups"])))
+
+        with connected(url) as client:
+            titles = (COSTS["macs"], COSTS["params"], "channel groups")
+            _list(client.networks(), limit, as_json, titles, cells)
+
+    @app.command()
+    def datasets(limit: Limit = 20, as_json: AsJson = False, url: Url = URL) -> None:
+        """List the uploaded datasets, the newest first."""
+
+        def cells(about: dict[str, Any]) -> tuple[str, ...]:
+            return (f"{_shape(about['example_shape'])} {about['dtype']}", _splits(about))
+
+        with connected(url) as client:
+            _list(client.datasets(), limit, as_json, ("one example", "splits"), cells)
+
+    @app.command()
+    def describe(
+        given: Annotated[
+            str,
+            typer.Argument(
+                metavar="FILE_OR_ID",
+                help="A package or a dataset's file, or the id of a network or dataset.",
+            ),
+        ],
+        as_json: AsJson = False,
+        url: Url = URL,
+    ) -> None:
+        """Show a network's costs, what of it can be pruned, what not and why; or what data hold."""
+        data = Path(given).suffix in _DATA or (given.startswith("data_") and "." not in given)
+        kind, show = ("dataset", _show_dataset) if data else ("network", _show_network)
+        known(kind, given)
+        with connected(url) as client:
+            view = sent(client, kind, given)
+            if as_json:
+                out.print_json(data=view)
+            else:
+                show(view)
