@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,17 +109,20 @@ def describe(package: Package, analysis: Analysis) -> NetworkDescription:
     )
 
 
-def check_job(spec: JobSpec, analysis: Analysis, dataset: Mapping[str, Any]) -> ValidationView:
+def check_job(
+    spec: JobSpec, analysis: Analysis, classes: Sequence[str], dataset: Mapping[str, Any]
+) -> ValidationView:
     """See that a job can be done, as far as that can be known before it runs.
 
     Args:
+        classes: names of the network's, if it has any.
         dataset: what was found in the dataset, see `search.evaluation.data.Description`.
     Raises:
         UnreachableBudget: no allowed plan is within the budget.
         DatasetError: the dataset does not fit the network or the splits asked for.
     """
     description = Description.model_validate(dataset)
-    fit = check_fits(description, analysis.space.graph)
+    fit = check_fits(description, analysis.space.graph, classes)
     check_augment(spec.finetune.augment, fit.input_shape)
     check_metric(spec.evaluation.metric, labelled=description.labelled, classes=fit.outputs)
     sizes(

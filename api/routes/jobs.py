@@ -82,7 +82,7 @@ def _checked(service: Service, spec: JobSpec) -> ValidationView:
             raise refused(error, "dataset") from error
     analysis = _analysis(service, network.digest)
     try:
-        return check_job(spec, analysis, dataset.description)
+        return check_job(spec, analysis, network.description["classes"], dataset.description)
     except UnreachableBudget as error:
         raise _unreachable(spec, analysis.cost.full, error) from error
     except DatasetError as error:

@@ -72,14 +72,17 @@ class Feed:
         return values if self._std is None else values / self._std
 
     def labels(self, indices: Indices) -> Tensor:
-        """`(len(indices),)` int64.
+        """`(len(indices),)` int64, by the network's numbers of the classes.
 
         Raises:
             LabelsNeeded: the data has none.
         """
         if self._examples.labels is None:
             raise LabelsNeeded("the dataset has no labels")
-        return torch.from_numpy(self._examples.labels[indices]).to(self.device)
+        labels = self._examples.labels[indices]
+        if self._fit.order:
+            labels = np.array(self._fit.order, dtype=np.int64)[labels]
+        return torch.from_numpy(labels).to(self.device)
 
     def batches(self, indices: Indices, batch_size: int) -> Iterator[tuple[Indices, Tensor]]:
         """Indices and inputs, in the order given; the last batch may be smaller."""

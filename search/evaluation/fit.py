@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,12 +25,14 @@ class Fit:
         input_shape: of one example, as the network takes it.
         dtype: that the network takes: `"float32"`, or whole numbers if it begins with an embedding.
         outputs: how many numbers it yields an example.
+        order: by class of the data, its number in the network; empty where both are the same.
     """
 
     layout: Layout
     input_shape: tuple[int, ...]
     dtype: str
     outputs: int
+    order: tuple[int, ...] = ()
 
     @property
     def integers(self) -> bool:
@@ -66,12 +69,36 @@ def _vocabulary(graph: Graph) -> int | None:
     return min(rows, default=None)
 
 
-def check_fits(data: Description, graph: Graph) -> Fit:
-    """How the dataset meets the network.
+def order_of(data: Sequence[str], network: Sequence[str]) -> tuple[int, ...]:
+    """By class of the data, its number in the network: folders of images are sorted by name.
+
+    Empty where they are the same, or where one has no names: then numbers are taken as they are.
 
     Raises:
-        DatasetMismatch: several inputs or outputs, shapes, types or labels that do not fit; the
-            message names both sides.
+        DatasetMismatch: the network has no class of such a name.
+    """
+    if not data or not network:
+        return ()
+    strange = [name for name in data if name not in network]
+    if strange:
+        raise DatasetMismatch(
+            f"the data names a class {strange[0]!r}, which is none of the network's "
+            f"({', '.join(map(repr, network[:3]))} ...): rename it, or pack the network without "
+            "names, and the data's numbers are taken as they are"
+        )
+    order = tuple(network.index(name) for name in data)
+    return () if order == tuple(range(len(order))) else order
+
+
+def check_fits(data: Description, graph: Graph, classes: Sequence[str] = ()) -> Fit:
+    """How the dataset meets the network.
+
+    Args:
+        classes: names of the network's, in the order of its outputs, if it has any.
+
+    Raises:
+        DatasetMismatch: several inputs or outputs, shapes, types, labels or names of classes that
+            do not fit; the message names both sides.
     """
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         raise DatasetMismatch(
@@ -113,7 +140,13 @@ def check_fits(data: Description, graph: Graph) -> Fit:
         raise DatasetMismatch(
             f"the data names {len(data.classes)} classes, the network has {outputs} outputs"
         )
-    return Fit(layout, shape, wanted.dtype, outputs)
+    order = order_of(data.classes, classes)
+    if max(order, default=0) >= outputs:
+        raise DatasetMismatch(
+            f"the network names {len(classes)} classes and has {outputs} outputs: pack it with a "
+            "name for each"
+        )
+    return Fit(layout, shape, wanted.dtype, outputs, order)
 
 
 def check_metric(metric: Metric, *, labelled: bool, classes: int) -> None:

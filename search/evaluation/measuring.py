@@ -61,7 +61,7 @@ class Examiner:
         device: str | torch.device = "cpu",
     ) -> None:
         self.device = torch.device(device)
-        self.fit = check_fits(dataset.description, space.graph)
+        self.fit = check_fits(dataset.description, space.graph, manifest.classes)
         self.labelled = dataset.labelled
         check_augment(spec.finetune.augment, self.fit.input_shape)
         check_metric(spec.evaluation.metric, labelled=self.labelled, classes=self.fit.outputs)
@@ -76,10 +76,12 @@ class Examiner:
         self._test_feed = Feed(own_test, self.fit, manifest.preprocessing, self.device)
         own_holdout = dataset.holdout or dataset.train
         self._holdout_feed = Feed(own_holdout, self.fit, manifest.preprocessing, self.device)
-        # A race sees the first of the hold-out only, which data sorted by class would mislead.
-        order = np.random.default_rng(derive(spec.seed, _ORDER)).permutation(self.splits.holdout)
-        self._holdout: Indices = order
-        self._calibration = self._inputs(self.feed, self.splits.calibration)
+        # Races see the first of the hold-out only, and they and drafts the first of calibration:
+        # data that are sorted by class would mislead them.
+        random = np.random.default_rng(derive(spec.seed, _ORDER))
+        self._holdout: Indices = random.permutation(self.splits.holdout)
+        calibration = random.permutation(self.splits.calibration)
+        self._calibration = self._inputs(self.feed, calibration)
         self._scorer = Scorer(
             self.original,
             self._calibration,

@@ -194,6 +194,8 @@ def _plots(result: Result, metrics: Metrics) -> Markup:
         "Every trial on the hold-out, which scores the search and is neither trained on nor part "
         f"of the test. {better} is better; the budget admits what lies left of the line."
     )
+    if result.spec.evaluation.racing:
+        note += " Trials that a race gave up are shown as estimated from a part of it."
     if len(shown.path) > 1:
         note += " The thin line leads through the trials that the winner started from."
     return tag("section", tag("h2", "The search"), tag("p", note), *plots)
@@ -205,8 +207,9 @@ def _comparison(result: Result, metrics: Metrics) -> Markup:
         ("Original", result.before, holdout["original"]),
         ("Uniform plan, not fine-tuned", result.control.cost, result.control.metrics),
         ("Winner in the search", result.after, holdout["untuned"]),
-        ("Winner, fine-tuned", result.after, holdout["final"]),
     ]
+    if any(entry["epoch"] > 0 and not entry.get("diverged") for entry in result.history):
+        found.append(("Winner, fine-tuned", result.after, holdout["final"]))
     shown = [name for name in words.METRICS if name in holdout["original"]]
     shown = [n for n in shown if n not in ("top5", "kl")] if "top1" in shown else shown
     limited = list(result.limits)
@@ -219,11 +222,16 @@ def _comparison(result: Result, metrics: Metrics) -> Markup:
         for label, cost, values in found
     ]
     head = ("", *(words.COSTS.get(n, n) for n in limited), *(words.METRICS[n] for n in shown))
+    steps = {trial.proposal.number: trial.proposal.tuning_steps for trial in result.trials}
+    tuned = sum(steps[number] for number in _ancestors(result))
+    adds = "what the search adds"
+    if tuned:
+        adds += f" and what its winner learned in {tuned} steps of tuning, which the plan had not"
     return tag(
         "section",
         tag("h2", "Against the uniform plan"),
         tag("p", "The same budget met with one keep ratio for all groups, on the same hold-out. "
-            "Before fine-tuning, the distance to that row is what the search adds."),
+            f"Before fine-tuning, the distance to that row is {adds}."),
         table(head, rows),
     )  # fmt: skip
 
@@ -256,11 +264,12 @@ def _finetuning(result: Result, metrics: Metrics) -> Markup:
         for entry in result.history
         if isinstance(entry.get(metric), float)
     ]
-    if len(values) < 2:
+    diverged = any(entry.get("diverged") for entry in result.history)
+    if len(values) < 2 and not diverged:
         return Markup()
     original = float(metrics["holdout"]["original"][metric])
     note = "On the hold-out after each epoch; the best epoch is the one exported."
-    if any(entry.get("diverged") for entry in result.history):
+    if diverged:
         note += " Training diverged and was stopped there: lower finetune.learning_rate."
     return tag(
         "section",

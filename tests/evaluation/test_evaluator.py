@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import tempfile
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
-from search.evaluation.data import Dataset, Examples
+from search.evaluation.data import Dataset, Examples, load_dataset
 from search.evaluation.errors import DatasetMismatch, DatasetTooSmall, LabelsNeeded
 from search.evaluation.evaluator import Evaluator
 from search.evaluation.fit import check_metric
@@ -20,6 +23,8 @@ from search.pruning.positions import alive
 from search.spec import EvaluationSpec, Reconstruction
 from search.strategies.base import Solve
 from tests.evaluation.digits import BARE, digits, evaluator, job, kept, raw, unlabelled
+
+Array = np.ndarray[Any, Any]
 
 
 def test_metrics_equal_their_definitions() -> None:
@@ -175,6 +180,47 @@ def test_a_solved_trial_is_made_again_as_it_was_scored(solve: Solve) -> None:
     assert again == {name: scored.metrics[name] for name in again}
     other = made.measure(made.network(channels), "holdout")
     assert other["cross_entropy"] != pytest.approx(again["cross_entropy"], rel=0.01)
+
+
+def sorted_digits(names: tuple[str, ...] = ()) -> Dataset:
+    """The digits, all of one class first, then all of the next."""
+    images, labels = raw()
+    order = np.argsort(labels, kind="stable")
+    return named(images[order], labels[order], names)
+
+
+def named(images: Array, labels: Array, names: tuple[str, ...]) -> Dataset:
+    folder = Path(tempfile.mkdtemp(prefix="digits-"))
+    arrays: dict[str, Array] = {"images": images, "labels": labels}
+    if names:
+        arrays["classes"] = np.array(names)
+    np.savez(folder / "named.npz", allow_pickle=False, **arrays)
+    return load_dataset(folder / "named.npz")
+
+
+def test_drafts_see_every_class_of_data_that_are_sorted_by_class() -> None:
+    """As folders of images are. A draft takes the first quarter of the calibration examples."""
+    spec = job(evaluation=EvaluationSpec(calibration=512, holdout=300, batch_size=64))
+    mixed = evaluator(spec).evaluate(kept(0.5), solve="draft").metrics["top1"]
+    found = evaluator(spec, sorted_digits()).evaluate(kept(0.5), solve="draft").metrics["top1"]
+    assert found > mixed - 0.1
+
+
+def test_classes_of_data_are_found_by_their_names() -> None:
+    """Folders are sorted by name, whatever the order of the network's outputs."""
+    network = digits().manifest.model_copy(update={"classes": tuple("zyxwvutsrq")})
+    images, labels = raw()
+    backwards = named(images, 9 - labels, tuple("qrstuvwxyz"))
+    what = digits()
+    made = Evaluator(what.network, what.space, backwards, network, job())
+    assert made.baseline()["top1"] == pytest.approx(evaluator().baseline()["top1"], abs=0.02)
+    some = named(images[labels > 6], labels[labels > 6] - 7, ("s", "r", "q"))
+    made = Evaluator(what.network, what.space, some, network, job())
+    assert made.baseline()["top1"] > 0.8, "a class that the data lack shifts no other"
+    with pytest.raises(DatasetMismatch, match="'ten', which is none of the network's"):
+        Evaluator(
+            what.network, what.space, named(images, labels, (*"zyxwvutsr", "ten")), network, job()
+        )
 
 
 def test_relative_recalibration_keeps_a_network_of_which_nothing_is_cut() -> None:

@@ -60,6 +60,7 @@ def test_nan_is_not_equal() -> None:
     ones = np.ones((2, 3))
     assert equality(ones, ones).within(0)
     assert not equality(ones * np.nan, ones).within(1e9)
+    assert not equality(0 * ones, 5e-4 * ones).within(1e-3), "small outputs are not nothing"
     with pytest.raises(ValueError, match="shape"):
         equality(ones, ones[:1])
 

@@ -135,6 +135,30 @@ def test_a_report_without_labels_finite_control_or_fine_tuning() -> None:
     assert page.tags.count("svg") == 1
 
 
+def test_the_report_says_what_was_not_done() -> None:
+    start = finished().history[0]
+    assert "Winner, fine-tuned" in Page(report(finished(), metrics())).text
+    untuned = Page(report(changed(history=(start,)), metrics())).text
+    assert "Winner, fine-tuned" not in untuned
+    assert "diverged" not in untuned
+    stopped = changed(history=(start, {"epoch": 1, "diverged": True}))
+    text = Page(report(stopped, metrics())).text
+    assert "Winner, fine-tuned" not in text
+    assert "Training diverged" in text
+
+
+def test_what_short_tunings_taught_is_not_said_to_be_found_by_the_search() -> None:
+    result = finished()
+    assert "steps of tuning" not in Page(report(result, metrics())).text
+    trials = [
+        dataclasses.replace(each, proposal=dataclasses.replace(each.proposal, tuning_steps=3))
+        for each in result.trials
+    ]
+    line = result.winner + 1  # each trial starts from the one before
+    text = Page(report(changed(trials=trials), metrics())).text
+    assert f"what its winner learned in {3 * line} steps of tuning" in text
+
+
 def test_a_report_of_a_test_that_gave_no_numbers() -> None:
     found = metrics()
     del found["test"]["before"]["kl"], found["test"]["after"]["cross_entropy"]
