@@ -29,8 +29,8 @@ Deviations from the paper (P) and from its reference code (R):
    uniform plan is less, so that any reachable budget is met with room to choose.
 5. P, R: Every action of the warm-up drawn by itself, early groups take the budget and later ones
    starve. So its episodes are plans of the control `random`, above the lower bounds; narrowed by
-   a common random factor for rewards that do not fill up the budget. The first of them is the
-   uniform plan, to which the search therefore never loses.
+   a common random factor for rewards that do not fill up the budget. With the reward
+   `score` the first of them is the uniform plan, to which the search therefore never loses.
 6. P, R: The warm-up is a quarter of the trials, 100 of 400 as in the paper, if not given.
 7. P, R: Rewards are divided by their standard deviation over the replay and by the number of
    steps. The discount is 1 and each step of an episode has the episode's reward, so values add up
