@@ -7,6 +7,7 @@ the end. Stored tensors are weights, not activations.
 Whether `reshape` and `contiguous` copy depends on how a tensor lies in memory; that is followed
 here for one example at full width, with torch's rules: element-wise operators, normalisations
 and convolutions keep a dense input's order of dimensions, the others write in the usual order.
+Where a plan leaves a single channel, some copies become views: there the peak is an upper bound.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ _KEEPS_ORDER = frozenset(
 )
 _KEEPS_CHANNELS_LAST = frozenset(
     {"Conv2d", "ConvTranspose2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "interpolate"}
+    | {"adaptive_max_pool2d", "GroupNorm", "cat", "pad", "roll", "flip"}
+    | {"pixel_shuffle", "pixel_unshuffle"}
 )
 _CHANNELS_LAST = (0, 2, 3, 1)
 
@@ -104,9 +107,11 @@ def _order_of(node: Node, rank: int) -> tuple[int, ...]:
 def _written(node: Node, kind: str, sources: Sequence[Layout], shape: tuple[int, ...]) -> Layout:
     """The layout of a tensor that a node writes."""
     same = next((item for item in sources if item.shape == shape), None)
+    if kind == "masked_fill" and any(item.shape != shape for item in sources):
+        same = None
     if kind in _KEEPS_ORDER and same is not None and 0 not in same.strides:
         return _layout(shape, _order(same))
-    if kind in _KEEPS_CHANNELS_LAST and _order(sources[0]) == _CHANNELS_LAST:
+    if kind in _KEEPS_CHANNELS_LAST and all(_order(each) == _CHANNELS_LAST for each in sources):
         return _layout(shape, _CHANNELS_LAST)
     return _layout(shape, _order_of(node, len(shape)))
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from espalier.format.build import build
+from espalier.format.lift import lift
 from search.cost import CostModel
+from search.graph import space_of
 from search.pruning import apply, everything
 from search.space import Kept
 from tests.networks import ZOO
@@ -78,6 +82,47 @@ def test_every_cost_is_that_of_the_materialised_network(name: str) -> None:
         pruned = apply(subject.network, subject.space, item)
         assert found == measured(pruned, example), plans[index]
         assert found == model(name).of(plans[index])
+
+
+class ChannelsLast(nn.Module):
+    """Channels come last, an operator sees them second, and what it wrote is flattened."""
+
+    def __init__(self, operator: Callable[[Tensor], Tensor], outputs: int) -> None:
+        super().__init__()
+        self.embed, self.head, self.skip = nn.Linear(3, 16), nn.Linear(outputs, 4), nn.Linear(16, 4)
+        self.operator = operator
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x).permute(0, 3, 1, 2)
+        result: Tensor = self.head(self.operator(x).flatten(1)) + self.skip(x.mean((2, 3)))
+        return result
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        nn.BatchNorm2d(16),
+        nn.GroupNorm(4, 16),
+        nn.ZeroPad2d(1),
+        nn.ReflectionPad2d(1),
+        nn.PixelShuffle(2),
+        nn.PixelUnshuffle(2),
+        nn.AdaptiveMaxPool2d(4),
+        lambda x: x.roll(2, 2),
+        lambda x: x.flip(3),
+        lambda x: torch.cat([x, x * 2], 1),
+        lambda x: torch.cat([x, x.contiguous()], 1),
+        lambda x: x.masked_fill(torch.eye(8).bool(), 0.0),
+    ],
+)
+def test_operators_write_in_the_order_that_torch_does(operator: Callable[[Tensor], Tensor]) -> None:
+    """Whether `flatten` copies behind them is a matter of the peak."""
+    x = torch.randn(2, 8, 8, 3)
+    outputs = operator(torch.zeros(2, 16, 8, 8)).flatten(1).shape[1]
+    graph, tensors = lift(ChannelsLast(operator, outputs).eval(), x)
+    network, space = build(graph, tensors), space_of(graph)
+    found = CostModel(space).of(space.full)["peak_activation_bytes"]
+    assert found == measured(network, x[:1].clone())["peak_activation_bytes"]
 
 
 @pytest.mark.parametrize("name", ZOO)
