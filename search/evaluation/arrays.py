@@ -145,7 +145,7 @@ def safetensors_arrays(path: Path, limits: DataLimits) -> tuple[dict[str, Lazy],
                     np.dtype(_SAFE[kind]),
                     partial(_read_safe, path, name),
                 )
-    except (SafetensorError, OSError) as error:
+    except SafetensorError as error:
         raise DatasetError(f"the safetensors file cannot be read: {error}") from error
     total = sum(array.nbytes for array in found.values())
     if total > limits.max_bytes:
