@@ -111,8 +111,8 @@ def main(arguments: Sequence[str], load_steps: Callable[[Settings], Mapping[str,
     Args:
         arguments: of the command line: the numbers of the socket to the supervisor, and of the
             pipe that ends with it.
-        load_steps: gives the steps by name; called once, so that what is slow to import comes
-            after the ties to the supervisor.
+        load_steps: gives the steps by name; called once, after the ties to the supervisor are
+            made, and imports what is slow to import.
     """
     if os.getpgrp() != os.getpid():
         os.setsid()
@@ -147,7 +147,11 @@ def main(arguments: Sequence[str], load_steps: Callable[[Settings], Mapping[str,
         channel.send(answer)
 
 
-if __name__ == "__main__":
+def _engine_steps(settings: Settings) -> Mapping[str, Step]:
     from worker.engine_steps import load
 
-    main(sys.argv[1:], load)
+    return load(settings)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:], _engine_steps)

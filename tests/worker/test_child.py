@@ -1,9 +1,11 @@
-"""The child's end of the connection."""
+"""The child's ties to its supervisor."""
 
 from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 
 from worker.child import _Channel
 
@@ -21,3 +23,18 @@ def test_a_message_that_is_sent_drops_none_that_has_come() -> None:
         assert json.loads(ours.recv(100)) == {"ready": True}
         channel._received.close()
         channel._sent.close()
+
+
+def test_the_ties_are_made_before_torch_is_imported() -> None:
+    code = """
+import runpy, sys
+from worker import lifeline
+def ties(*_):
+    print("torch" in sys.modules)
+    sys.exit()
+lifeline.guard = ties
+sys.argv = ["child", "0", "1"]
+runpy.run_module("worker.child", run_name="__main__")
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"
