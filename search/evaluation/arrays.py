@@ -57,6 +57,11 @@ def _header(name: str, stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dty
         )
     if dtype.kind not in "buifUS" or dtype.fields is not None or not dtype.itemsize:
         raise DatasetError(f"array {name!r} has dtype {dtype}: use integers or floats")
+    if dtype.kind == "f" and dtype.itemsize > 8:
+        raise DatasetError(
+            f"array {name!r} has dtype {dtype}, wider than the 64 bits that are read: "
+            "store it as float32"
+        )
     if len(shape) > 16 or any(dim < 0 for dim in shape):
         raise DatasetError(f"array {name!r} has the impossible shape {shape}")
     return shape, fortran, dtype

@@ -183,6 +183,8 @@ BAD_ARRAYS: dict[str, tuple[dict[str, Array], type[DatasetError], str]] = {
     "other hold-out": ({"x": np.zeros((4, 2)), "x_val": np.zeros((4, 3))}, DatasetError, "alike"),
     "NaN": ({"x": np.full((4, 2), np.nan)}, DatasetError, "NaN"),
     "infinity": ({"x": np.full((4, 2), np.inf, np.float16)}, DatasetError, "infinity"),
+    "beyond float32": ({"x": np.full((4, 2), -1e300)}, DatasetError, "beyond those of float32"),
+    "float128": ({"x": np.ones((4, 2), np.longdouble)}, DatasetError, "'x' .* store it as float32"),
 }
 
 
