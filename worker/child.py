@@ -59,7 +59,11 @@ class _Channel:
     """The child's end of the socket."""
 
     def __init__(self, descriptor: int) -> None:
-        self._lines = socket.socket(fileno=descriptor).makefile("rw", encoding="utf-8")
+        # Two files, which hold it open: one for both directions drops, when it is written to, the
+        # lines that were read ahead.
+        with socket.socket(fileno=descriptor) as connection:
+            self._received = connection.makefile("r", encoding="utf-8")
+            self._sent = connection.makefile("w", encoding="utf-8")
         self._lock = threading.Lock()
         self._reported_s = 0.0
         self.stop = threading.Event()
@@ -68,8 +72,8 @@ class _Channel:
     def send(self, message: Mapping[str, Any]) -> None:
         line = json.dumps(message, allow_nan=False)
         with self._lock:
-            self._lines.write(line + "\n")
-            self._lines.flush()
+            self._sent.write(line + "\n")
+            self._sent.flush()
 
     def progress(self, stage: str, fraction: float, facts: Mapping[str, Any]) -> None:
         now = time.monotonic()
@@ -81,7 +85,7 @@ class _Channel:
     def read(self) -> None:
         """Takes in messages until the supervisor is gone, then ends everything."""
         try:
-            for line in self._lines:
+            for line in self._received:
                 message = json.loads(line)
                 if "stop" in message:
                     self.stop.set()
@@ -107,8 +111,8 @@ def main(arguments: Sequence[str], load_steps: Callable[[Settings], Mapping[str,
     Args:
         arguments: of the command line: the numbers of the socket to the supervisor, and of the
             pipe that ends with it.
-        load_steps: gives the steps by name; called once, so that what is slow to import comes
-            after the ties to the supervisor.
+        load_steps: gives the steps by name; called once, after the ties to the supervisor are
+            made, and imports what is slow to import.
     """
     if os.getpgrp() != os.getpid():
         os.setsid()
@@ -143,7 +147,11 @@ def main(arguments: Sequence[str], load_steps: Callable[[Settings], Mapping[str,
         channel.send(answer)
 
 
-if __name__ == "__main__":
+def _engine_steps(settings: Settings) -> Mapping[str, Step]:
     from worker.engine_steps import load
 
-    main(sys.argv[1:], load)
+    return load(settings)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:], _engine_steps)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from pathlib import Path
 
 from models.blobs import BlobStore, check_file
 from models.errors import BlobCorrupt
+
+# A step opens its files by name, some of them minutes after it asked for them: copies that any
+# process asked for within this time are taken to be in use.
+_IN_USE_S = 600.0
 
 
 class BlobFiles:
@@ -39,17 +45,16 @@ class BlobFiles:
             return local
         self._cache.mkdir(parents=True, exist_ok=True)
         copy = self._cache / digest
-        if copy.is_file():
+        while True:
             try:
+                os.utime(copy)  # before all else, so that it is not evicted meanwhile
                 self._check(digest, copy)
-            except BlobCorrupt:
-                copy.unlink(missing_ok=True)  # only the copy is damaged: fetch it again
-        if not copy.is_file():
-            self._store.fetch(digest, copy)
-            self._checked.add(digest)
-            self._evict(copy)
-        os.utime(copy)
-        return copy
+            except (FileNotFoundError, BlobCorrupt):  # only the copy, which fetching replaces
+                self._store.fetch(digest, copy)
+                self._checked.add(digest)
+                self._evict()
+            else:
+                return copy
 
     def put(self, path: Path) -> str:
         """Store a file's content; returns its digest."""
@@ -61,13 +66,17 @@ class BlobFiles:
         check_file(digest, path)
         self._checked.add(digest)
 
-    def _evict(self, fresh: Path) -> None:
-        copies = [(path, path.stat()) for path in self._cache.iterdir() if len(path.name) == 64]
+    def _evict(self) -> None:
+        copies = []
+        for path in self._cache.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # another process was quicker
+                if len(path.name) == 64:
+                    copies.append((path, path.stat()))
+        used = time.time() - _IN_USE_S
         size = sum(stat.st_size for _, stat in copies)
         for path, stat in sorted(copies, key=lambda copy: copy[1].st_mtime):
-            if size <= self._cache_bytes:
+            if size <= self._cache_bytes or stat.st_mtime > used:
                 return
-            if path != fresh:
-                path.unlink(missing_ok=True)
-                self._checked.discard(path.name)
-                size -= stat.st_size
+            path.unlink(missing_ok=True)
+            self._checked.discard(path.name)
+            size -= stat.st_size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import io
 import lzma
@@ -65,12 +66,19 @@ BROKEN: tuple[type[Exception], ...] = (
 
 @contextmanager
 def broken_means_dataset_error(what: str) -> Iterator[None]:
-    """Turn what the standard library raises on malformed bytes into a `DatasetError`."""
+    """Turn what the standard library raises on malformed bytes into a `DatasetError`.
+
+    Errors of the system, such as a file that is gone or a disk that fails, say nothing of the
+    bytes and stay what they are.
+    """
     try:
         yield
     except DatasetError:
         raise
     except BROKEN as error:
+        # EINVAL is a jump to before the file's start, which only malformed bytes ask for.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
         raise DatasetError(
             f"{what} cannot be read, it is damaged or not what it claims: {error}"
         ) from error

@@ -57,6 +57,11 @@ def _header(name: str, stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dty
         )
     if dtype.kind not in "buifUS" or dtype.fields is not None or not dtype.itemsize:
         raise DatasetError(f"array {name!r} has dtype {dtype}: use integers or floats")
+    if dtype.kind == "f" and dtype.itemsize > 8:
+        raise DatasetError(
+            f"array {name!r} has dtype {dtype}, wider than the 64 bits that are read: "
+            "store it as float32"
+        )
     if len(shape) > 16 or any(dim < 0 for dim in shape):
         raise DatasetError(f"array {name!r} has the impossible shape {shape}")
     return shape, fortran, dtype
@@ -145,7 +150,7 @@ def safetensors_arrays(path: Path, limits: DataLimits) -> tuple[dict[str, Lazy],
                     np.dtype(_SAFE[kind]),
                     partial(_read_safe, path, name),
                 )
-    except (SafetensorError, OSError) as error:
+    except SafetensorError as error:
         raise DatasetError(f"the safetensors file cannot be read: {error}") from error
     total = sum(array.nbytes for array in found.values())
     if total > limits.max_bytes:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -17,8 +19,8 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from search.evaluation.archives import DataLimits
-from search.evaluation.data import describe_dataset, load_dataset
+from search.evaluation.archives import LIMITS, DataLimits
+from search.evaluation.data import _file_kind, _open, describe_dataset, load_dataset
 from search.evaluation.errors import DatasetError, DatasetTooLarge, LabelsInvalid
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -181,6 +183,8 @@ BAD_ARRAYS: dict[str, tuple[dict[str, Array], type[DatasetError], str]] = {
     "other hold-out": ({"x": np.zeros((4, 2)), "x_val": np.zeros((4, 3))}, DatasetError, "alike"),
     "NaN": ({"x": np.full((4, 2), np.nan)}, DatasetError, "NaN"),
     "infinity": ({"x": np.full((4, 2), np.inf, np.float16)}, DatasetError, "infinity"),
+    "beyond float32": ({"x": np.full((4, 2), -1e300)}, DatasetError, "beyond those of float32"),
+    "float128": ({"x": np.ones((4, 2), np.longdouble)}, DatasetError, "'x' .* store it as float32"),
 }
 
 
@@ -349,6 +353,50 @@ def test_damaged_files_raise_only_dataset_errors(tmp_path: Path, seed: int) -> N
         load_dataset(path)
     except DatasetError:
         return
+
+
+@pytest.mark.parametrize("error", [errno.ENOENT, errno.EIO])
+@pytest.mark.parametrize("kind", ["npz", "safetensors", "zip", "tar"])
+def test_errors_of_the_system_are_not_the_datasets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, error: int
+) -> None:
+    """A copy that was evicted between two reads, say: another attempt may find it."""
+    path = tmp_path / "d"
+    if kind == "npz":
+        zipped(path, {"x.npy": npy(np.ones((4, 2)))})
+    elif kind == "safetensors":
+        save_file(arrays(), path)
+    else:
+        (zipped if kind == "zip" else tarred)(path, {"a/1.png": png(1), "b/1.png": png(2)})
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise OSError(error, os.strerror(error))
+
+    kind_of = _file_kind(path)
+    monkeypatch.setattr("search.evaluation.data._file_kind", lambda _: kind_of)
+    monkeypatch.setattr(Path, "open", fails)
+    monkeypatch.setattr("search.evaluation.arrays.safe_open", fails)
+    with pytest.raises(OSError, match=os.strerror(error)):
+        load_dataset(path)
+
+
+def test_an_array_whose_file_goes_before_it_is_read_is_not_damaged(tmp_path: Path) -> None:
+    for name, save in (("d", np.savez), ("e", lambda path, x: save_file({"x": x}, path))):
+        path = tmp_path / f"{name}.npz"
+        save(path, x=np.ones((4, 2)))
+        source = _open(path, LIMITS)
+        path.unlink()
+        with pytest.raises(FileNotFoundError):
+            source.train.read()
+
+
+def test_an_archive_that_points_before_its_start_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "d"
+    with path.open("wb") as file:
+        file.write(b"PK" + struct.pack("<4sLQL", b"PK\x06\x07", 0, 0, 0))
+        file.write(struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 0, 0, 0, 0, 0))
+    with pytest.raises(DatasetError, match="damaged"):
+        load_dataset(path)
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:

@@ -16,10 +16,11 @@ from espalier.format.package import read_package
 from search.export import VerificationFailed, verify, write_results
 from search.export.latency import RUNS, latencies
 from search.export.plan import plan_facts
-from search.export.verify import main
+from search.export.verify import VerificationDied, main
 from search.export.write import MEDIA_TYPES
 from tests.evaluation.digits import digits
 from tests.export.finished import changed, finished, written
+from worker.child import _failure
 
 
 def read(name: str) -> Any:
@@ -173,7 +174,7 @@ def test_a_flipped_bit_is_refused_with_an_error_as_json(
         ("kill -9 $$", "status -9: it was killed, or ran out of memory"),
     ],
 )
-def test_a_process_that_hangs_or_dies_fails_the_verification_in_words(
+def test_a_process_that_hangs_or_dies_is_told_in_words_and_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, words: str
 ) -> None:
     python = tmp_path / "python"
@@ -181,8 +182,18 @@ def test_a_process_that_hangs_or_dies_fails_the_verification_in_words(
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
     here = dict.fromkeys(("package", "onnx", "original", "dataset", "spec", "reference"), tmp_path)
-    with pytest.raises(VerificationFailed, match=words):
+    with pytest.raises(VerificationDied, match=words) as died:
         verify(**here, timeout_s=0.2 if "sleep" in script else 60)
+    assert _failure(died.value)["permanent"] is False
+
+
+def test_a_file_that_is_gone_is_no_verdict(
+    files: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    files["dataset"] = tmp_path / "gone"
+    with pytest.raises(FileNotFoundError):
+        main([f"--{name}={path}" for name, path in files.items()])
 
 
 def test_the_process_ends_with_its_parent(files: dict[str, Any]) -> None:

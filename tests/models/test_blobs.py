@@ -19,7 +19,7 @@ from obstore.store import MemoryStore
 from sqlalchemy import select
 
 from models.blob import Blob
-from models.blobs import CHUNK_BYTES, BlobStore, key_of
+from models.blobs import CHUNK_BYTES, BlobStore, check_file, key_of
 from models.database import Database
 from models.errors import BlobCorrupt, BlobMissing, BlobTooLarge, BlobUnwritable
 from models.references import collect, release, retain
@@ -209,6 +209,39 @@ def test_copies_of_remote_blobs_are_checked_and_bounded(tmp_path: Path) -> None:
     new = tmp_path / "new"
     new.write_bytes(b"new")
     assert b"".join(store.read(files.put(new))) == b"new"
+
+
+def test_copies_that_another_process_uses_are_not_evicted(tmp_path: Path) -> None:
+    store = BlobStore(MemoryStore(), None)
+    digests = [store.put([bytes([number]) * 1000]).digest for number in range(3)]
+    cache = tmp_path / "cache"
+    used, old, new = (cache / digest for digest in digests)
+    other = BlobFiles(store, cache, 1500)
+    other.path(used.name)
+    other.path(old.name)
+    os.utime(old, (0, 0))
+    os.utime(used, (0, 0))
+    other.path(used.name)  # asked for again, after a while
+    BlobFiles(store, cache, 1500).path(new.name)
+    assert (used.exists(), old.exists(), new.exists()) == (True, False, True)
+
+
+def test_a_copy_that_another_process_evicts_is_fetched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = BlobStore(MemoryStore(), None)
+    digest = store.put([b"content"]).digest
+    cache = tmp_path / "cache"
+    BlobFiles(store, cache, 2500).path(digest)
+    (cache / ("0" * 64)).symlink_to("gone")  # listed, but gone when it is looked at
+
+    def evicted(digest: str, path: Path) -> None:
+        monkeypatch.setattr("worker.files.check_file", check_file)
+        path.unlink()
+        check_file(digest, path)
+
+    monkeypatch.setattr("worker.files.check_file", evicted)
+    assert BlobFiles(store, cache, 2500).path(digest).read_bytes() == b"content"
 
 
 def test_a_blob_stored_again_during_the_collection_stays(
