@@ -46,6 +46,7 @@ def specification(options: argparse.Namespace) -> dict[str, Any]:
             "distillation": options.distillation,
             "temperature": options.temperature,
             "augment": "crop_flip",
+            "keep": options.keep,
         },
         "seed": options.seed,
     }
@@ -106,6 +107,7 @@ def main() -> None:
     parser.add_argument("--weight-decay", type=float, default=1e-4)
     parser.add_argument("--distillation", type=float, default=0.5)
     parser.add_argument("--temperature", type=float, default=2.0)
+    parser.add_argument("--keep", choices=("best", "last"), default="best")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

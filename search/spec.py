@@ -321,6 +321,11 @@ class FineTuneSpec(Frozen):
         5.0, gt=0, description="longest gradient; null switches clipping off"
     )
     batch_size: int = Field(128, ge=2, le=65_536)  # batch-norm cannot be trained on one
+    keep: Literal["best", "last"] = Field(
+        "best",
+        description="which epoch's weights: the best on the hold-out, or the last; last where the "
+        "network was trained on the hold-out, which then prefers the untuned start",
+    )
 
 
 class JobSpec(Frozen):

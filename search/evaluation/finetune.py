@@ -43,7 +43,8 @@ class FineTuner:
     """Trains a pruned network on the tuning split and keeps the best state on the hold-out.
 
     The state before the first step is a candidate too: on the hold-out, by the specification's
-    metric, the result is never worse than what went in.
+    metric, the result is never worse than what went in. With `keep` `last` it is the state after
+    the last epoch whose outputs were numbers, whatever it scores.
 
     Args:
         network: trained in place; must share no tensor with the original (`Evaluator.network`).
@@ -111,7 +112,7 @@ class FineTuner:
         return self.done
 
     def network(self) -> nn.Module:
-        """The network with its best weights, in eval mode; call it when done."""
+        """The network with the weights to keep, in eval mode; call it when done."""
         if self._best:
             self._network.load_state_dict(self._best)
         lay_out(self._network, channels_last=False)
@@ -172,7 +173,7 @@ class FineTuner:
         return -(-self.step // self._per_epoch)
 
     def _assess(self, epoch: int, loss: float | None) -> None:
-        """Measure on the hold-out; keep the state if it beats all before it."""
+        """Measure on the hold-out; keep the state if it beats all before it, or is to be kept."""
         metrics = self._evaluator.measure(self._network, "holdout")
         score = self._evaluator.score(metrics)
         self.history.append({"epoch": epoch, "loss": loss, "score": score, **finite(metrics)})
@@ -181,7 +182,7 @@ class FineTuner:
             return
         # Accuracies tie often; the smoother measure decides.
         key = [score, -metrics.get("cross_entropy", metrics["kl"])]
-        if self._best_key is None or key > self._best_key:
+        if self._best_key is None or key > self._best_key or self._spec.keep == "last":
             self._best_key = key
             self._best = snapshot(self._network)
 

@@ -268,7 +268,8 @@ def _finetuning(result: Result, metrics: Metrics) -> Markup:
     if len(values) < 2 and not diverged:
         return Markup()
     original = float(metrics["holdout"]["original"][metric])
-    note = "On the hold-out after each epoch; the best epoch is the one exported."
+    kept = result.spec.finetune.keep
+    note = f"On the hold-out after each epoch; the {kept} epoch is the one exported."
     if diverged:
         note += " Training diverged and was stopped there: lower finetune.learning_rate."
     return tag(

@@ -114,6 +114,18 @@ def test_the_result_is_never_worse_than_the_start() -> None:
     assert same(weights(done), start)
 
 
+def test_the_last_epoch_is_kept_if_asked_for_though_the_start_was_better() -> None:
+    """As where the hold-out is among what the network was trained on."""
+    spec = FineTuneSpec(epochs=2, learning_rate=2.0, keep="last")
+    made = evaluator(job(finetune=spec))
+    done = tuner(made, share=1.0)
+    assert done.run()
+    start, *_, last = done.history
+    assert last["score"] < start["score"]
+    found = made.measure(done.network(), "holdout")
+    assert found["cross_entropy"] == pytest.approx(last["cross_entropy"], rel=1e-6)
+
+
 def test_without_epochs_the_start_is_the_result() -> None:
     made = evaluator(job(finetune=FineTuneSpec(epochs=0)))
     done = tuner(made)
