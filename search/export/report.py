@@ -270,6 +270,11 @@ def _finetuning(result: Result, metrics: Metrics) -> Markup:
     original = float(metrics["holdout"]["original"][metric])
     kept = result.spec.finetune.keep
     note = f"On the hold-out after each epoch; the {kept} epoch is the one exported."
+    if kept == "best" and metrics["holdout"]["final"] == metrics["holdout"]["untuned"]:
+        note += (
+            " None was better than the start. If the original was trained on the hold-out, it "
+            "knows it by heart: bring a hold-out of your own, or set finetune.keep to last."
+        )
     if diverged:
         note += " Training diverged and was stopped there: lower finetune.learning_rate."
     return tag(

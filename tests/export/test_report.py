@@ -147,6 +147,13 @@ def test_the_report_says_what_was_not_done() -> None:
     assert "Training diverged" in text
 
 
+def test_the_report_tells_when_no_epoch_was_better_than_the_start() -> None:
+    found = metrics()
+    assert "better than the start" not in Page(report(finished(), found)).text
+    found["holdout"]["final"] = found["holdout"]["untuned"]
+    assert "set finetune.keep to last" in Page(report(finished(), found)).text
+
+
 def test_what_short_tunings_taught_is_not_said_to_be_found_by_the_search() -> None:
     result = finished()
     assert "steps of tuning" not in Page(report(result, metrics())).text
