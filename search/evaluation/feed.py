@@ -30,6 +30,7 @@ class Feed:
         self._examples = examples
         self._fit = fit
         self.device = device
+        self._order = np.array(fit.order, dtype=np.int64)
         self._scale = preprocessing.scale
         self._mean = self._per_channel(preprocessing.mean, "mean")
         self._std = self._per_channel(preprocessing.std, "std")
@@ -80,8 +81,8 @@ class Feed:
         if self._examples.labels is None:
             raise LabelsNeeded("the dataset has no labels")
         labels = self._examples.labels[indices]
-        if self._fit.order:
-            labels = np.array(self._fit.order, dtype=np.int64)[labels]
+        if len(self._order):
+            labels = self._order[labels]
         return torch.from_numpy(labels).to(self.device)
 
     def batches(self, indices: Indices, batch_size: int) -> Iterator[tuple[Indices, Tensor]]:
