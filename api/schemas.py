@@ -25,6 +25,7 @@ from models.event import Event
 from models.job import Job, State
 from models.network import Network
 from models.trial import Trial
+from search.spec import with_version
 
 _CURSOR = Field(description="give it as `cursor` for what follows; null at the end")
 
@@ -159,7 +160,7 @@ def job_view(row: Job, best: Trial | None, trials: int) -> JobView:
         pause_requested=row.pause_requested_at is not None,
         created_at=moment(row.created_at),
         updated_at=moment(row.updated_at),
-        spec=row.spec,
+        spec=with_version(row.spec),
     )
 
 

@@ -34,7 +34,7 @@ def write_study(path: Path, job: Job, trials: Sequence[Trial]) -> None:
     import optuna
 
     logging.getLogger("optuna.storages._rdb.storage").setLevel(logging.WARNING)
-    spec = JobSpec.model_validate(job.spec)
+    spec = JobSpec.stored(job.spec)
     objectives = aims_of(spec.strategy)
     names = [
         f"score ({spec.evaluation.metric})" if name == "score" else name for name in objectives

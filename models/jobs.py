@@ -37,20 +37,26 @@ class Created:
 
 
 def create_job(
-    session: Session, spec: Mapping[str, Any], *, idempotency_key: str | None = None
+    session: Session,
+    spec: Mapping[str, Any],
+    *,
+    idempotency_key: str | None = None,
+    request: Mapping[str, Any] | None = None,
 ) -> Created:
     """Record a job with its first unit of work and the message that announces it.
 
     Args:
         spec: a validated specification as JSON values, every default filled in.
-        idempotency_key: the same key and specification give the same job.
+        idempotency_key: the same key and request give the same job.
+        request: what is compared for that, as JSON values; the specification if not given.
     Raises:
         NotFound: there is no such network or dataset.
-        IdempotencyConflict: the key was used for another specification.
+        IdempotencyConflict: the key was used for another request.
     """
     job_id = new_id("job")
     if idempotency_key is not None:
-        fingerprint = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
+        asked = json.dumps(spec if request is None else request, sort_keys=True)
+        fingerprint = hashlib.sha256(asked.encode()).hexdigest()
         made = remember(session, "jobs", idempotency_key, fingerprint, job_id)
         if made != job_id:
             return Created(get_job(session, made), new=False)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import TypeAdapter
+from pydantic import BeforeValidator, TypeAdapter
 
 from search.space import Exclusion, Kept
 from search.spec import JobSpec
@@ -46,7 +46,7 @@ class Record:
 class Inputs(Record):
     """A job: its specification, and the digests of the network's package and of the dataset."""
 
-    spec: JobSpec
+    spec: Annotated[JobSpec, BeforeValidator(JobSpec.stored)]
     network: str
     dataset: str
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -16,8 +18,29 @@ from pydantic import (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Later:
+    """Marks a field that specifications stored before it was there lack: they mean `value`."""
+
+    value: Any
+
+
 class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def identity(self) -> dict[str, Any]:
+        """What a job's work is matched by, as JSON values: the same before and after an upgrade.
+
+        A field that came later is left out while it says what its absence said before.
+        """
+        values = self.model_dump(mode="json")
+        for name, field in type(self).model_fields.items():
+            part = getattr(self, name)
+            if isinstance(part, Frozen):
+                values[name] = part.identity()
+            elif any(isinstance(mark, Later) and mark.value == part for mark in field.metadata):
+                del values[name]
+        return values
 
 
 _PERCENT = re.compile(r"^\d{1,3}(\.\d+)?%$")
@@ -328,6 +351,15 @@ class FineTuneSpec(Frozen):
     )
 
 
+Version = Literal[1, 2]
+NEWEST: Version = 2
+
+
+def with_version(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored specification with its version; what was stored without one is of the first."""
+    return {"version": 1, **values}
+
+
 class JobSpec(Frozen):
     """One compression job."""
 
@@ -346,6 +378,20 @@ class JobSpec(Frozen):
     finetune: FineTuneSpec = FineTuneSpec()
     seed: int = Field(0, ge=0, lt=2**63)
     name: str | None = Field(None, max_length=200)
+    version: Annotated[Version, Later(1)] = Field(
+        NEWEST,
+        description="of the rules that the job follows to its end; the newest, unless an earlier "
+        "job is to be repeated as it was",
+    )
+
+    @classmethod
+    def stored(cls, values: Mapping[str, Any]) -> JobSpec:
+        """A specification as a job's row holds it, see `with_version`.
+
+        Raises:
+            pydantic.ValidationError: the values are no specification.
+        """
+        return cls.model_validate(with_version(values))
 
     @field_validator("criterion")
     @classmethod
@@ -372,7 +418,16 @@ class JobSpec(Frozen):
         """What the losses of single groups (`search.levels`) follow from, besides the files."""
         evaluation = self.evaluation.model_dump(mode="json", exclude={"metric", "racing"})
         rounding = self.rounding.model_dump(mode="json")
-        return {"seed": self.seed, "ranking": self.ranking, **evaluation, **rounding}
+        rules = {"version": self.version, "seed": self.seed, "ranking": self.ranking}
+        return {**rules, **evaluation, **rounding}
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """What was asked for, as JSON values: the same before and after a version is added."""
+        asked = self.identity() | {"version": self.version}
+        if self.version == NEWEST:
+            del asked["version"]
+        return asked
 
     @property
     def calibrates(self) -> bool:

@@ -190,7 +190,8 @@ def tuner_of(
     evaluator = context.evaluator
     network = evaluator.network(winner.kept, _start(winner, files), winner.solve)
     inputs = context.inputs
-    subject = json.dumps([inputs.to_json(), winner.kept, winner.weights])
+    job = inputs.to_json() | {"spec": inputs.spec.identity()}
+    subject = json.dumps([job, winner.kept, winner.weights])
     tuner = FineTuner(
         network,
         evaluator,

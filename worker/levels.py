@@ -20,7 +20,7 @@ def known_levels(session: Session, job: Job) -> list[list[float]] | None:
     """
     if job.strategy != "allocate":
         return None
-    levels = JobSpec.model_validate(job.spec).levels
+    levels = JobSpec.stored(job.spec).levels
     earlier = (
         select(Job)
         .where(
@@ -34,7 +34,7 @@ def known_levels(session: Session, job: Job) -> list[list[float]] | None:
         .limit(_JOBS)
     )
     for other in session.scalars(earlier):
-        if other.prepared and JobSpec.model_validate(other.spec).levels == levels:
+        if other.prepared and JobSpec.stored(other.spec).levels == levels:
             losses = other.prepared.get("levels") or _measured(session, other)
             if losses is not None:
                 return list(losses)

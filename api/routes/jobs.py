@@ -122,7 +122,7 @@ def create(spec: Spec, response: Response, service: Services, key: Key = None) -
     """Start a job. It is safe once this answers: no crash of a process loses it."""
     checked = _checked(service, spec)
     with service.database.transaction() as session:
-        made = create_job(session, checked.spec, idempotency_key=key)
+        made = create_job(session, checked.spec, idempotency_key=key, request=spec.request)
         shown = view(session, made.job)
     response.headers["Location"] = f"/v1/jobs/{shown.id}"
     if not made.new:

@@ -46,7 +46,7 @@ def list_all(
     """The plans that were tried, in the order of their numbers."""
     with service.database.transaction(write=False) as session:
         row = get_job(session, job)
-        strategy = JobSpec.model_validate(row.spec).strategy
+        strategy = JobSpec.stored(row.spec).strategy
         ahead = front_of(strategy, scored_trials(session, job))
         rows = trials_of(session, job, limit=limit + 1, after=cursor)
         more = str(rows[limit - 1].number) if len(rows) > limit else None

@@ -194,7 +194,7 @@ class FineTuner:
             "seed": self._seed,
             "total": self.total,
             "batch": self._batch,
-            "spec": self._spec.model_dump(mode="json"),
+            "spec": self._spec.identity(),
             "parameters": {name: list(value.shape) for name, value in self._parameters.items()},
         }
 

@@ -129,11 +129,23 @@ def test_the_same_key_gives_the_same_job(http: httpx.Client, running: Running, s
     assert count(running) == before
     # The defaults written out are the same request.
     for criterion in (None, "l1"):
-        spelled = {**spec, "seed": 0, "criterion": criterion}
+        spelled = {**spec, "seed": 0, "criterion": criterion, "version": 2}
         assert create(http, spelled, **{"Idempotency-Key": "k1"})["id"] == first.json()["id"]
-    other = http.post("/v1/jobs", json={**spec, "seed": 1}, headers={"Idempotency-Key": "k1"})
-    problem(other, 422, "idempotency.mismatch")
+    for change in ({"seed": 1}, {"version": 1}):
+        other = http.post("/v1/jobs", json={**spec, **change}, headers={"Idempotency-Key": "k1"})
+        problem(other, 422, "idempotency.mismatch")
     assert count(running) == before
+
+
+def test_a_job_from_before_there_were_versions_is_shown_as_of_the_first(
+    http: httpx.Client, running: Running, spec: Spec
+) -> None:
+    job = create(http, spec)
+    assert job["spec"]["version"] == 2
+    with running.service.database.transaction() as session:
+        row = session.get_one(Job, job["id"])
+        row.spec = {key: value for key, value in row.spec.items() if key != "version"}
+    assert http.get(f"/v1/jobs/{job['id']}").json()["spec"] == {**job["spec"], "version": 1}
 
 
 def test_the_same_key_at_the_same_time_gives_one_job(

@@ -92,6 +92,7 @@ def test_a_job_that_agrees_takes_them_over(
         {"evaluation": {"calibration": 100}},
         {"evaluation": {"holdout": 100}},
         {"evaluation": {"reconstruction": "sequential"}},
+        {"version": 1},
         {"strategy": {"name": "uniform"}},
     ],
 )
