@@ -105,6 +105,13 @@ class JobError(View):
     message: str
 
 
+class JobWarningView(View):
+    """Something that looks wrong in what a job was given, though it goes on."""
+
+    code: str
+    message: str = Field(description="what was found, what it may come from, and the way out")
+
+
 class JobView(View):
     """A compression job."""
 
@@ -120,6 +127,9 @@ class JobView(View):
     trials: int = Field(description="trials measured so far")
     best: TrialView | None = Field(description="the best trial so far")
     error: JobError | None
+    warnings: tuple[JobWarningView, ...] = Field(
+        description="found when the job was prepared, before the search"
+    )
     summary: dict[str, Any] | None = Field(
         description="before and after, once succeeded: accuracy, costs, latency; `seconds` is how "
         "long the job's steps took, added up over all workers, without waiting and lost attempts"

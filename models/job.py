@@ -38,6 +38,8 @@ class Job(Base):
             come back.
         best: number of the best trial so far.
         checkpoint: digest of the fine-tuning's last checkpoint.
+        warnings: what looks wrong in its network or data, each with `code` and `message`; `None`
+            before it is prepared.
         summary: the outcome, once it succeeded.
         error_code: why it failed, stable; `error` says it in words.
         stage: what it does now; `fraction` says how much of that is done, 0 to 1.
@@ -59,6 +61,7 @@ class Job(Base):
     snapshot: Mapped[str | None] = mapped_column(Text, deferred=True)
     best: Mapped[int | None]
     checkpoint: Mapped[str | None] = mapped_column(Digest, ForeignKey("blobs.digest"), index=True)
+    warnings: Mapped[list[Facts] | None] = mapped_column(Json)
     summary: Mapped[Facts | None] = mapped_column(Json)
     error_code: Mapped[str | None] = mapped_column(String(80))
     error: Mapped[str | None] = mapped_column(Text)

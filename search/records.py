@@ -60,6 +60,19 @@ class Group(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class JobWarning(Record):
+    """Something that looks wrong in what a job was given, though the job goes on.
+
+    Attributes:
+        code: stable, for programs.
+        message: what was found, what it may come from, and the way out.
+    """
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared(Record):
     """What is known before the search.
 
@@ -73,6 +86,7 @@ class Prepared(Record):
         excluded: what cannot, and why.
         graph: the network's graph as `graph.json` holds it, so that `advance` needs no file.
         levels: what each group loses at each width, where an earlier job has measured it.
+        warnings: what looks wrong in the network or the data.
     """
 
     baseline: dict[str, float]
@@ -84,6 +98,7 @@ class Prepared(Record):
     excluded: tuple[Exclusion, ...]
     graph: str
     levels: tuple[tuple[float, ...], ...] | None = None
+    warnings: tuple[JobWarning, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -277,6 +277,7 @@ def finalize(
         control=Control(plan, cost, metrics),
         history=tuner.history,
         levels=prepared.levels,
+        warnings=prepared.warnings,
     )
     with tempfile.TemporaryDirectory() as folder:
         written = write_results(

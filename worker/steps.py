@@ -155,12 +155,12 @@ def _prepare(
     session: Session, job: Job, _claim: Claim, _given: Values, result: Values, _store: BlobStore
 ) -> None:
     job.prepared = finite(result)
-    append(
-        session,
-        job,
-        "prepared",
-        finite({key: value for key, value in result.items() if key not in ("graph", "levels")}),
-    )
+    job.warnings = result["warnings"]
+    apart = ("graph", "levels", "warnings")
+    facts = {key: value for key, value in result.items() if key not in apart}
+    append(session, job, "prepared", finite(facts))
+    for warning in result["warnings"]:
+        append(session, job, "warning", warning)
     report(session, job, "search", 0.0, {})
     enqueue(session, job.id, Kind.ADVANCE)
 

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from espalier.cli.console import COSTS, URL, Url, ago, connected, err, out, size, transfer
-from espalier.cli.watching import best_line, points_line, stage, summary_lines
+from espalier.cli.watching import best_line, points_line, stage, summary_lines, warn
 
 
 def _budget(spec: dict[str, Any]) -> str:
@@ -44,6 +44,7 @@ def _show(view: dict[str, Any], files: list[dict[str, Any]]) -> None:
     for label, value in rows.items():
         if value:
             out.print(f"{label:<9} {escape(value)}")
+    warn(view, set())
     for line in summary_lines(view["summary"] or {}):
         out.print(line)
     if line := points_line(view):

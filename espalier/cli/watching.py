@@ -13,6 +13,7 @@ from espalier.cli.console import (
     URL,
     Url,
     connected,
+    err,
     fail,
     interactive,
     out,
@@ -49,6 +50,18 @@ def stage(view: dict[str, Any]) -> str:
     if view["state"] == "running" and view["stage"]:
         return str(view["stage"])
     return str(view["state"])
+
+
+def warn(view: dict[str, Any], told: set[str]) -> None:
+    """Say each of the job's warnings once.
+
+    Args:
+        told: the messages that were said before; these are added.
+    """
+    for warning in view["warnings"]:
+        if warning["message"] not in told:
+            told.add(warning["message"])
+            err.print(f"[yellow]warning:[/] {escape(warning['message'])}")
 
 
 def _end(view: dict[str, Any]) -> None:
@@ -98,6 +111,7 @@ def points_line(view: dict[str, Any]) -> str:
 def follow(client: Client, job: str) -> None:
     """Show a job until it ends; a bar on a terminal, else a line for each change of note."""
     view: dict[str, Any] = {}
+    told: set[str] = set()
     if interactive():
         columns = (
             TextColumn("{task.description:<10}"),
@@ -109,6 +123,7 @@ def follow(client: Client, job: str) -> None:
         with Progress(*columns, console=out) as bar:
             task = bar.add_task("", total=1.0, best="")
             for view in client.watch(job):
+                warn(view, told)
                 bar.update(
                     task,
                     description=stage(view),
@@ -118,6 +133,7 @@ def follow(client: Client, job: str) -> None:
     else:
         said = ""
         for view in client.watch(job):
+            warn(view, told)
             line = f"{stage(view):<10} {view['progress']:4.0%}  {best_line(view)}".rstrip()
             if line != said and not view["terminal"]:
                 said = line

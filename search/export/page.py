@@ -55,6 +55,8 @@ section { background:var(--paper); border:1px solid var(--line); border-radius:1
   padding:22px 24px; margin-top:20px }
 section > p { margin:.2em 0 1em; color:var(--muted); max-width:70ch }
 section > p:last-child { margin-bottom:0 }
+.warnings { border-color:var(--warn) }
+section > p.warning { color:var(--ink) }
 .cards { display:grid; grid-template-columns:repeat(auto-fit,minmax(200px,1fr)); gap:16px;
   margin-top:26px }
 .card { background:var(--paper); border:1px solid var(--line); border-radius:12px;

@@ -31,6 +31,7 @@ def report(result: Result, metrics: Metrics) -> str:
     return document(
         f"{name}, pruned",
         _header(result, name),
+        _warnings(result),
         _cards(metrics),
         curves if alone else Markup(),
         _before_and_after(metrics),
@@ -75,6 +76,13 @@ def _header(result: Result, name: str) -> Markup:
     count = len(result.trials)
     line = f"{strategy}, {count} trial{'s' * (count != 1)}; {_budget_words(result)}."
     return tag("header", tag("h1", name), tag("p", line))
+
+
+def _warnings(result: Result) -> Markup:
+    if not result.warnings:
+        return Markup()
+    items = (tag("p", warning.message, class_="warning") for warning in result.warnings)
+    return tag("section", tag("h2", "Warnings"), *items, class_="warnings")
 
 
 def _card(what: str, value: str, source: str, *, first: bool = False) -> Markup:

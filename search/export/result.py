@@ -9,7 +9,7 @@ from typing import Any
 from torch.fx import GraphModule
 
 from search.evaluation.evaluator import Evaluator
-from search.records import Trial
+from search.records import JobWarning, Trial
 from search.space import Kept, Plan, SearchSpace
 from search.spec import JobSpec
 
@@ -43,6 +43,7 @@ class Result:
         control: the uniform plan of the same budget.
         history: of the fine-tuning, one entry an epoch, the untuned start as epoch 0.
         levels: what each group loses at each width, where an earlier job has measured it.
+        warnings: what looked wrong when the job was prepared.
     """
 
     evaluator: Evaluator
@@ -56,6 +57,7 @@ class Result:
     control: Control
     history: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
     levels: Sequence[Sequence[float]] | None = None
+    warnings: Sequence[JobWarning] = ()
 
     @property
     def spec(self) -> JobSpec:

@@ -199,6 +199,7 @@ def _summary(result: Result, measured: Mapping[str, Any]) -> dict[str, Any]:
     summary["winner"] = result.winner
     if points := points_summary(result):
         summary["points"] = points
+    summary["warnings"] = [warning.to_json() for warning in result.warnings]
     summary["verified"] = measured["verified"]
     return summary
 

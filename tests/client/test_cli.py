@@ -221,6 +221,25 @@ def test_watch_ends_with_an_error_when_the_job_does(
         refused(run("watch", job), 1, "canceled")
 
 
+def test_warnings_are_told_once_and_not_on_standard_output(
+    run: Run, running: Running, files: Files
+) -> None:
+    job = submitted(run, files)
+    assert "warning" not in run("show", job).stderr
+    with running.service.database.transaction() as session:
+        row = lock_job(session, job)
+        row.warnings = [{"code": "data.odd", "message": "the labels [look] odd: see to them"}]
+    publish(running.service, job, {"a": b"1"})
+    for command in ("watch", "show"):
+        result = run(command, job)
+        assert result.exit_code == 0, result.output
+        lines = [line for line in result.stderr.splitlines() if line.startswith("warning: ")]
+        assert lines == ["warning: the labels [look] odd: see to them"]
+    with Client(running.url) as client:
+        (warning,) = client.job(job)["warnings"]
+    assert warning["code"] == "data.odd"
+
+
 def test_what_has_ended_is_not_pausing(run: Run, running: Running, files: Files) -> None:
     job = submitted(run, files)
     with running.service.database.transaction() as session:

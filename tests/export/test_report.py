@@ -12,6 +12,7 @@ import pytest
 from search.export.plot import Landscape, Point, landscape
 from search.export.report import report
 from search.export.words import change_text, cost_text, points_text, seconds_text
+from search.records import JobWarning
 from search.space import Exclusion
 from tests.export.finished import changed, finished, written
 
@@ -95,6 +96,15 @@ def test_the_report_loads_nothing_and_is_the_same_twice() -> None:
     assert all(link.startswith("#") for link in parsed.links)
     assert not {"script", "link", "img", "iframe"} & set(parsed.tags)
     assert "default-src 'none'" in page
+
+
+def test_warnings_come_before_the_figures() -> None:
+    assert "Warnings" not in Page(report(finished(), metrics())).text
+    assert metrics()["warnings"] == []
+    warned = changed(warnings=[JobWarning("one", f"first {EVIL}"), JobWarning("two", "second")])
+    page = Page(report(warned, metrics()))
+    assert page.text.index("Warnings") < page.text.index(f"first {EVIL}")
+    assert page.text.index("second") < page.text.index("Test accuracy")
 
 
 def test_one_plot_for_each_limit() -> None:

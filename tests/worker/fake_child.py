@@ -7,6 +7,7 @@ fake:
     die: kinds whose process ends by SIGKILL, always.
     raises: kinds that raise, with what.
     deaf: kinds that do not stop when asked.
+    warnings: that `prepare` gives.
     log: a file that gets a line at each start and end: `start evaluate 3 PID`.
 """
 
@@ -69,13 +70,15 @@ class Run:
 
 
 def prepare(given: Values, context: Context) -> Values:
-    Run("prepare", given, context).go()
+    run = Run("prepare", given, context)
+    run.go()
     return {
         "baseline": {"top1": 0.9},
         "score": 0.9,
         "cost": {"macs": 100},
         "graph": "{}",
         "losses": None,
+        "warnings": run.fake.get("warnings", []),
     }
 
 

@@ -37,6 +37,18 @@ def test_a_job_runs_to_its_result(service: Service) -> None:
     assert kinds.count(Kind.TUNE) == 3
 
 
+def test_warnings_are_on_the_job_and_each_is_an_event(service: Service) -> None:
+    warnings = [{"code": "one", "message": "first"}, {"code": "two", "message": "second"}]
+    job_id, silent = service.submit(warnings=warnings), service.submit()
+    service.slot().serve()
+    assert (service.job(job_id).warnings, service.job(silent).warnings) == (warnings, [])
+    with service.database.transaction(write=False) as session:
+        events = events_after(session, job_id, 0)
+    assert [event.data for event in events if event.kind == "warning"] == warnings
+    (prepared,) = (event.data for event in events if event.kind == "prepared")
+    assert "warnings" not in prepared
+
+
 def test_the_seconds_of_the_result_are_those_of_its_units(service: Service) -> None:
     """And not those of an attempt that came to nothing, or of waiting."""
     job_id = service.submit(trials=3, seconds={"evaluate": 0.2, "finalize": 0.3})
