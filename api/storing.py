@@ -22,27 +22,26 @@ def store(
     describe: Callable[[], tuple[str, Mapping[str, Any]]],
     view: Callable[[Upload], V],
 ) -> tuple[V, bool]:
-    """The view of an upload, and whether it is new; the same bytes under the same name are one.
+    """The view of an upload, and whether it is new: the same bytes are one, whatever their name.
 
     What is known is stored again all the same: its blob may have been damaged since.
 
     Args:
-        describe: gives the name that it has without one of its own, and its description; raises
-            if it cannot be used.
+        describe: gives its name and its description; raises if it cannot be used.
     """
-    stored, name = received.stored, received.name
+    stored = received.stored
     with service.database.transaction(write=False) as session:
-        known = find(session, kind, digest=stored.digest, name=name) if name else None
+        known = find(session, kind, stored.digest)
     if known is not None:
         received.keep()
         return view(known), False
-    own_name, description = describe()
+    name, description = describe()
     received.keep()
     with service.database.transaction() as session:
         row, new = put(
             session,
             kind,
-            name=name or own_name,
+            name=name,
             digest=stored.digest,
             size_bytes=stored.size_bytes,
             description=description,

@@ -28,7 +28,7 @@ from models.blobs import BlobStore, Incoming, Stored
 
 NAME = Annotated[
     str | None,
-    Query(max_length=200, description="shown in lists; the file's own name if left out"),
+    Query(max_length=200, description="shown in lists; its own name if left out"),
 ]
 DIGEST = Annotated[
     str | None,
@@ -66,12 +66,14 @@ class Received:
     Attributes:
         path: where it can be read; gone when the request is over.
         stored: its digest and size.
-        name: the file's name as the client gave it, without folders; `None` if it gave none.
+        name: what the client calls it, `None` if it did not say.
+        file_name: of the form's file, without folders; `None` of a raw body.
     """
 
     path: Path
     stored: Stored
     name: str | None
+    file_name: str | None
     _blob: Incoming
 
     def keep(self) -> Stored:
@@ -255,7 +257,7 @@ async def receive(
 
     Args:
         limit: the most bytes to take.
-        name: goes before the file's own name.
+        name: what the client calls it.
         sha256: goes before `Repr-Digest`.
     Raises:
         Problem: 413 above `limit`, 400 for a broken form, 415 for another media type, 422 for an
@@ -290,5 +292,5 @@ async def receive(
                 "upload.digest_mismatch",
                 f"the bytes that arrived have SHA-256 {stored.digest}, not {expected}: send again",
             )
-        name = name or (form.name if form else None)
-        yield Received(blob.path, stored, _base_name(name), blob)
+        file_name = form.name if form else None
+        yield Received(blob.path, stored, _base_name(name), _base_name(file_name), blob)

@@ -40,14 +40,22 @@ class Client(Connection):
     def upload_network(
         self, path: str | Path, *, name: str | None = None, progress: Progress | None = None
     ) -> Json:
-        """Send a package made by `espalier.pack`; the same bytes give the same network."""
+        """Send a package made by `espalier.pack`; the same bytes give the same network.
+
+        Args:
+            name: of what is new to the service, instead of the package's own.
+        """
         return upload(self, "/v1/networks", Path(path), name, progress)
 
     def upload_dataset(
         self, path: str | Path, *, name: str | None = None, progress: Progress | None = None
     ) -> Json:
-        """Send an .npz file, an archive of image folders, or safetensors."""
-        return upload(self, "/v1/datasets", Path(path), name, progress)
+        """Send an .npz file, an archive of image folders, or safetensors; as `upload_network`.
+
+        Args:
+            name: of what is new to the service, instead of the file's.
+        """
+        return upload(self, "/v1/datasets", Path(path), name or Path(path).name, progress)
 
     def network(self, network: str) -> Json:
         return self.get(url_of("networks", network))

@@ -37,7 +37,7 @@ def upload(
         with path.open("rb") as file:
             return connection.http.post(
                 url,
-                params={"sha256": digest, "name": name or path.name},
+                params={"sha256": digest} | ({"name": name} if name else {}),
                 content=_pieces(file, size, progress),
                 headers={"Content-Type": "application/octet-stream", "Content-Length": str(size)},
                 timeout=httpx.Timeout(connection.timeout_s, read=_ANALYSIS_S),

@@ -30,8 +30,8 @@ def put(
 ) -> tuple[Upload, bool]:
     """The row of a file that is already in the blob store, and whether it is new.
 
-    The same bytes under the same name are one, also if two requests bring them at once: the
-    blob's row makes the second one wait for the first.
+    The same bytes are one, also if two requests bring them at once: the blob's row makes the
+    second one wait for the first. They keep the name that they came with first.
 
     Args:
         digest: SHA-256 of the file, in hex.
@@ -39,7 +39,7 @@ def put(
             classes; JSON values.
     """
     retain(session, digest, size_bytes)
-    known = find(session, kind, digest=digest, name=name)
+    known = find(session, kind, digest)
     if known is not None:
         release(session, digest)
         return known, False
@@ -55,10 +55,9 @@ def put(
     return row, True
 
 
-def find(session: Session, kind: type[Upload], *, digest: str, name: str) -> Upload | None:
-    """The first upload of those bytes and that name."""
-    query = select(kind).filter_by(digest=digest, name=name).order_by(kind.id)
-    return session.scalars(query.limit(1)).first()
+def find(session: Session, kind: type[Upload], digest: str) -> Upload | None:
+    """The upload of those bytes."""
+    return session.scalars(select(kind).filter_by(digest=digest)).one_or_none()
 
 
 def create_network(session: Session, **fields: Any) -> Network:

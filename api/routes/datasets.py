@@ -23,7 +23,8 @@ router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
 def _store(service: Service, received: Received) -> tuple[DatasetView, bool]:
     def described() -> tuple[str, Mapping[str, Any]]:
-        return f"dataset-{received.stored.digest[:8]}", describe_dataset(received.path)
+        name = received.name or received.file_name or f"dataset-{received.stored.digest[:8]}"
+        return name, describe_dataset(received.path)
 
     return store(service, received, Dataset, described, dataset_view)
 
@@ -48,7 +49,8 @@ async def upload(
 ) -> DatasetView:
     """Upload an .npz file without pickles, safetensors, or a zip or tar file of image folders.
 
-    The same bytes under the same name give the same dataset.
+    The same bytes give the same dataset, under the name that they had first: `name`, else that of
+    the form's file.
     """
     limit = service.settings.max_upload_bytes
     async with receive(request, service.blobs, limit, name=name, sha256=sha256) as received:

@@ -25,7 +25,8 @@ def _store(service: Service, received: Received) -> tuple[NetworkView, bool]:
     def described() -> tuple[str, dict[str, Any]]:
         package = read_package(received.path)
         analysis = service.analyses.get(received.stored.digest, lambda: Analysis.of(package.graph))
-        return package.manifest.name, describe(package, analysis).model_dump(mode="json")
+        name = received.name or package.manifest.name
+        return name, describe(package, analysis).model_dump(mode="json")
 
     return store(service, received, Network, described, network_view)
 
@@ -50,7 +51,8 @@ async def upload(
 ) -> NetworkView:
     """Upload a package made by `espalier pack`; it is checked and described at once.
 
-    Nothing in the file is executed. The same bytes under the same name give the same network.
+    Nothing in the file is executed. The same bytes give the same network,
+    under the name that they had first: `name`, else the package's own.
     """
     limit = service.settings.max_upload_bytes
     async with receive(request, service.blobs, limit, name=name, sha256=sha256) as received:

@@ -7,14 +7,18 @@ import hashlib
 import socket
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
 import pytest
+import torch
 
-from tests.api.fixtures import MACS, MAX_UPLOAD_BYTES, PARAMS, Files, Running
+from espalier.format.build import load
+from espalier.format.lift import pack
+from tests.api.fixtures import CLASSES, MACS, MAX_UPLOAD_BYTES, PARAMS, Files, Running
 from tests.api.test_problems import problem
 
 
@@ -24,8 +28,13 @@ def stored(running: Running) -> set[Path]:
     return {path for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_network_is_described(http: httpx.Client, files: Files) -> None:
-    content = files.package.read_bytes()
+def another(files: Files, path: Path, name: str) -> bytes:
+    """A package of other bytes than any before; its own name is `name`."""
+    return pack(load(files.package), torch.zeros(1, 1, 8, 8), path, name=name).read_bytes()
+
+
+def test_a_network_is_described(http: httpx.Client, files: Files, tmp_path: Path) -> None:
+    content = another(files, tmp_path / "other", "described")
     answer = http.post("/v1/networks", content=content, params={"name": "mine"})
     assert answer.status_code == 201
     view = answer.json()
@@ -58,20 +67,57 @@ def test_a_dataset_is_described(http: httpx.Client, files: Files) -> None:
     assert http.get(f"/v1/datasets/{view['id']}").json() == view
 
 
-def test_the_same_upload_twice_is_one_thing(http: httpx.Client, files: Files) -> None:
-    content = files.package.read_bytes()
-    answers = [
-        http.request(method, "/v1/networks", content=content, params={"name": "twice"})
-        for method in ("POST", "PUT")
-    ]
-    assert [answer.status_code for answer in answers] == [201, 200]
-    assert answers[0].json() == answers[1].json()
-    other = http.post("/v1/networks", content=content, params={"name": "another"})
-    assert other.json()["id"] != answers[0].json()["id"]
+def test_a_package_has_its_own_name_unless_another_is_asked_for(
+    http: httpx.Client, files: Files, tmp_path: Path
+) -> None:
+    for asked, shown in (({}, "own"), ({"name": "asked"}, "asked")):
+        content = another(files, tmp_path / "other", f"own {len(asked)}")
+        form = {"file": ("the-files.espalier", content)}
+        answer = http.post("/v1/networks", files=form, params=asked)
+        assert answer.status_code == 201, answer.text
+        assert answer.json()["name"].removesuffix(" 0") == shown
 
 
-def test_a_form_is_as_good_as_a_raw_body(http: httpx.Client, files: Files) -> None:
-    content = files.dataset.read_bytes()
+@pytest.mark.parametrize("thing", ["networks", "datasets"])
+def test_equal_files_are_one_whatever_their_name(
+    http: httpx.Client, files: Files, tmp_path: Path, thing: str
+) -> None:
+    made = files.dataset.with_name("equal.npz")
+    np.savez(made, images=np.zeros((20, 8, 8), np.uint8), labels=np.arange(20) % CLASSES)
+    dataset = made.read_bytes()
+    content = dataset if thing == "datasets" else another(files, tmp_path / "other", "equal")
+    first = http.post(f"/v1/{thing}", content=content, params={"name": "first"})
+    assert first.status_code == 201
+    for method, options in (
+        ("POST", {"content": content, "params": {"name": "second"}}),
+        ("PUT", {"content": content}),
+        ("POST", {"files": {"file": ("third", content)}}),
+    ):
+        again = http.request(method, f"/v1/{thing}", **options)
+        assert again.status_code == 200
+        assert again.json() == first.json()
+    same = [row for row in http.get(f"/v1/{thing}").json()["items"] if row == first.json()]
+    assert len(same) == 1
+
+
+def test_parallel_uploads_of_one_file_under_many_names_are_one(
+    http: httpx.Client, files: Files, tmp_path: Path
+) -> None:
+    content = another(files, tmp_path / "other", "parallel")
+
+    def send(number: int) -> httpx.Response:
+        return http.post("/v1/networks", content=content, params={"name": f"name {number}"})
+
+    with ThreadPoolExecutor(6) as threads:
+        answers = list(threads.map(send, range(6)))
+    assert sorted(answer.status_code for answer in answers) == [200] * 5 + [201]
+    assert len({answer.json()["id"] for answer in answers}) == 1
+
+
+def test_a_form_is_as_good_as_a_raw_body(http: httpx.Client, tmp_path: Path) -> None:
+    path = tmp_path / "form.npz"
+    np.savez(path, images=np.ones((20, 8, 8), np.uint8), labels=np.arange(20) % CLASSES)
+    content = path.read_bytes()
     form = http.post(
         "/v1/datasets",
         data={"comment": "before the file"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Any
 from uuid import uuid4
 
@@ -9,15 +10,18 @@ from models.database import Database
 from models.jobs import create_job
 from models.uploads import create_dataset, create_network
 
-DIGEST = "ab" * 32
-
 
 def specification(database: Database, **changes: Any) -> dict[str, Any]:
     """A specification that names a network and a dataset of its own."""
     with database.transaction() as session:
-        given: dict[str, Any] = {"digest": DIGEST, "size_bytes": 3, "description": {}}
-        network = create_network(session, name=f"network {uuid4()}", **given)
-        dataset = create_dataset(session, name=f"data {uuid4()}", **given)
+        name = str(uuid4())
+        given: dict[str, Any] = {
+            "name": name,
+            "digest": sha256(name.encode()).hexdigest(),
+            "size_bytes": 3,
+            "description": {},
+        }
+        network, dataset = create_network(session, **given), create_dataset(session, **given)
     named = {"network": network.id, "dataset": dataset.id, "strategy": {"name": "uniform"}}
     return named | changes
 

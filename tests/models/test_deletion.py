@@ -20,7 +20,7 @@ from models.queue import enqueue_trials
 from models.references import retain
 from models.trial import Trial
 from models.work import Work
-from tests.models.records import DIGEST, specification, submit
+from tests.models.records import specification, submit
 
 SHARED, OWN, LAST = "a" * 64, "b" * 64, "c" * 64
 
@@ -68,7 +68,6 @@ def test_rows_go_and_files_lose_a_user(database: Database) -> None:
         SHARED: 2,
         LAST: 1,
     }
-    assert after[DIGEST] == doubled[DIGEST]  # networks and datasets stay
     with database.transaction(write=False) as session:
         for rows in (Work, Event, Artifact, Trial):
             owners = set(session.scalars(select(rows.job_id)))

@@ -305,17 +305,18 @@ def test_database_urls(given: str, used: str) -> None:
 
 
 def test_simultaneous_uploads_of_one_file_are_one(database: Database) -> None:
-    fields = {"name": "same", "digest": "0" * 64, "size_bytes": 1, "description": {}}
     start = threading.Barrier(4)
     made: list[tuple[str, bool]] = []
 
-    def upload() -> None:
+    def upload(name: str) -> None:
         start.wait()
         with database.transaction() as session:
-            row, new = put(session, Network, **fields)  # type: ignore[arg-type]  # of many types
+            row, new = put(
+                session, Network, name=name, digest="0" * 64, size_bytes=1, description={}
+            )
         made.append((row.id, new))
 
-    threads = [threading.Thread(target=upload) for _ in range(4)]
+    threads = [threading.Thread(target=upload, args=(f"name {n}",)) for n in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
