@@ -14,6 +14,7 @@ from fastapi.responses import HTMLResponse
 from api import problems
 from api.analysis import Analyses
 from api.dependencies import Service
+from api.origins import Origins
 from api.ringing import LateBell
 from api.routes import artifacts, datasets, events, health, jobs, networks, trials
 from models.blobs import BlobStore
@@ -94,6 +95,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         separate_input_output_schemas=False,
     )
+    app.add_middleware(Origins)
     problems.install(app)
     for routes in (networks, datasets, jobs, trials, events, artifacts, health):
         app.include_router(routes.router)

@@ -24,6 +24,9 @@ class Settings(BaseSettings):
     blobs: str = Field("", description="file://FOLDER or s3://BUCKET/PREFIX")
     cache: Path | None = Field(None, description="folder for local copies of remote blobs")
     cache_bytes: int = Field(20 * 2**30, ge=2**20, description="size of that folder")
+    hosts: str = Field(
+        "", description="names that the API answers to beside loopback's, between commas"
+    )
     max_upload_bytes: int = Field(8 * 2**30, ge=1, description="largest network or dataset")
 
     lease_s: float = Field(30.0, gt=0, description="how long a claim holds without being renewed")
@@ -46,6 +49,11 @@ class Settings(BaseSettings):
                 f"{self.lease_s} s: raise ESPALIER_LEASE_S or lower ESPALIER_HEARTBEAT_S"
             )
         return self
+
+    @property
+    def host_names(self) -> frozenset[str]:
+        """What a request may name in `Host` beside loopback's names, in lower case."""
+        return frozenset(name.strip().lower() for name in self.hosts.split(",")) - {""}
 
     @property
     def database(self) -> str:

@@ -30,6 +30,7 @@ from espalier.cli.processes import Child, stop
 from espalier.redis_server import RedisServer
 
 _READY_S = 60.0
+_ANY = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104  (all addresses, and the one shown)
 _GIVE_UP = 4  # failures of one child before the service was ever ready
 
 
@@ -138,10 +139,12 @@ def _until_ready(children: list[Child], url: str, stopping: threading.Event) -> 
 
 def _run(home: Path, host: str, port: int, workers: int) -> None:
     env = {**os.environ, "ESPALIER_HOME": str(home), "PYTHONUNBUFFERED": "1"}
+    if host not in _ANY:
+        env["ESPALIER_HOSTS"] = f"{env.get('ESPALIER_HOSTS', '')},{host}"
     address = home / "url"
     address.unlink(missing_ok=True)
     sock = _listening(host, port)
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104  (compared)
+    shown = _ANY.get(host, f"[{host}]" if ":" in host else host)
     url = f"http://{shown}:{sock.getsockname()[1]}"
     children: list[Child] = []
     try:
@@ -175,7 +178,11 @@ def register(app: typer.Typer) -> None:
             typer.Option(envvar="ESPALIER_HOME", help="Folder for the database, files and logs."),
         ] = Path("var/espalier"),
         host: Annotated[
-            str, typer.Option(help="Address to listen on. There is no log-in: mind who reaches it.")
+            str,
+            typer.Option(
+                help="Address to listen on. There is no log-in: mind who reaches it. Other names "
+                "that it is asked under go into ESPALIER_HOSTS."
+            ),
         ] = "127.0.0.1",
         port: Annotated[
             int, typer.Option(min=0, max=65535, help="0 takes a free one; DATA/url says which.")

@@ -5,12 +5,14 @@ No broker runs here: what the broker does not take stays in the outbox, as it mu
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
@@ -105,6 +107,15 @@ def serving(settings: Settings) -> Iterator[Running]:
     finally:
         server.should_exit = True
         thread.join()
+
+
+def exchange(running: Running, *pieces: bytes) -> bytes:
+    """What the service answers to these bytes, up to the end of its answer's first piece."""
+    address = urlsplit(running.url)
+    with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
+        for piece in pieces:
+            connection.sendall(piece)
+        return connection.recv(1 << 16)
 
 
 @pytest.fixture(scope="module")

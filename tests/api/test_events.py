@@ -120,7 +120,9 @@ def test_a_slow_reader_gets_everything_and_holds_up_nobody(
     with socket.create_connection((address.hostname, address.port)) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 17)
         connection.settimeout(20)
-        request = f"GET /v1/jobs/{job}/events HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        request = (
+            f"GET /v1/jobs/{job}/events HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        )
         connection.sendall(request.encode())
         time.sleep(1)
         started = time.monotonic()

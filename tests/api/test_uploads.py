@@ -225,7 +225,7 @@ def test_a_client_that_hangs_up_leaves_nothing(running: Running, http: httpx.Cli
     address = urlsplit(running.url)
     with socket.create_connection((address.hostname, address.port)) as connection:
         connection.sendall(
-            b"POST /v1/networks HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\n"
+            b"POST /v1/networks HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3000000\r\n\r\n"
             + b"x" * 1_500_000
         )
     for _ in range(100):
