@@ -6,148 +6,45 @@ What has no entry is refused by name. The network is only read: its modes are pu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind
 
 from espalier.format.build import build, graph_of, tensors_of
 from espalier.format.check import check
-from espalier.format.errors import FormatError
+from espalier.format.errors import EspalierError, FormatError
 from espalier.format.ir import Graph
-from espalier.format.lift_aliases import Aliases, functional
-from espalier.format.lift_constants import CONSTANT_CALLS
-from espalier.format.lift_context import Lifting, Value, unsupported
+from espalier.format.lift_calls import compare, pruned, start, translate
+from espalier.format.lift_context import unsupported
 from espalier.format.lift_export import Example, examples, export, settled
-from espalier.format.lift_folded import folded, folds
-from espalier.format.lift_modules import MODULE_CALLS
-from espalier.format.lift_operators import OPERATOR_CALLS
-from espalier.format.lift_shapes import SHAPE_CALLS
-from espalier.format.lift_spelled import SPELLED_OUT, spell_out
-from espalier.format.operators import MODULES, infer
 from espalier.format.package import Preprocessing, write_package
 
-HANDLERS = {**CONSTANT_CALLS, **SHAPE_CALLS, **OPERATOR_CALLS, **MODULE_CALLS}
+
+@dataclass(frozen=True, slots=True)
+class _Lifted:
+    """A translated network: its graph, its tensors, and the call that each node comes from."""
+
+    graph: Graph
+    tensors: Mapping[str, Tensor]
+    places: Mapping[str, fx.Node]
 
 
-def _tensors(network: nn.Module, exported: ExportedProgram) -> dict[str, Tensor]:
-    """Everything that may be stored: parameters, buffers (unsaved ones too), constants."""
-    found: dict[str, Tensor] = dict(network.named_parameters(remove_duplicate=False))
-    found |= dict(network.named_buffers(remove_duplicate=False))
-    found |= {
-        n: v for n, v in exported.constants.items() if isinstance(v, Tensor) and n not in found
-    }
-    return found
-
-
-def _start(network: nn.Module, exported: ExportedProgram) -> Lifting:
-    """The inputs and the names of stored tensors."""
-    kinds = {spec.arg.name: spec for spec in exported.graph_signature.input_specs}
-    placeholders = [node for node in exported.graph.nodes if node.op == "placeholder"]
-    users = [n for n in placeholders if kinds[n.name].kind == InputKind.USER_INPUT]
-    symbol = users[0].meta["val"].shape[0]
-    if isinstance(symbol, int):
-        raise FormatError("the network fixes its batch size")
-    state = Lifting(network, symbol.node.expr, tensors=_tensors(network, exported))
-    first: dict[int, str] = {}
-    for node in placeholders:
-        spec = kinds[node.name]
-        if spec.kind == InputKind.USER_INPUT:
-            name = state.emit(node, "input", ())
-            state.values[node] = name
-            state.inputs[name] = state.type_of(node)
-        elif spec.target is not None and spec.target in state.tensors:
-            # Two names of one parameter (tied weights) are stored once.
-            tensor = state.tensors[spec.target]
-            state.names[node] = first.setdefault(id(tensor), spec.target)
-        else:
-            raise FormatError(f"{node.name} is a {spec.kind.name}, which is not carried")
-    return state
-
-
-def _translate(state: Lifting, exported: ExportedProgram) -> tuple[str, ...]:
-    """Translate every call; the names of the outputs."""
-    aliases = Aliases()
-    outputs: tuple[str, ...] = ()
-    for node in exported.graph.nodes:
-        if node.op == "call_function":
-            if not _carries_tensor(node):
-                state.values[node] = None
-                continue
-            target, written = functional(node)
-            aliases.check(node)
-            state.values[node] = _call(state, node, target)
-            if written is not None:
-                aliases.write(node, written)
-                state.values[written] = state.values[node]
-            aliases.note(node)
-            _record(state, node)
-        elif node.op == "output":
-            outputs = tuple(state.read(value, node) for value in node.args[0])
-        elif node.op != "placeholder":
-            raise unsupported(node)
-    return outputs
-
-
-def _call(state: Lifting, node: fx.Node, target: object = None) -> Value:
-    """Translate one call; `target` is what it computes, if that is not its own target."""
-    target = target or node.target
-    if not _carries_tensor(node):
-        return None
-    if folds(state, node, HANDLERS):
-        return folded(state, node)
-    if target in SPELLED_OUT:
-        return spell_out(state, node, _call)
-    if target not in HANDLERS:
-        raise unsupported(node)
-    return HANDLERS[target](state, node)
-
-
-def _record(state: Lifting, node: fx.Node) -> None:
-    """Remember what export says about a node of ours, to be compared with our shape rules."""
-    name = state.values[node]
-    if isinstance(name, str) and isinstance(node.meta["val"], Tensor):
-        state.types[name] = state.type_of(node)
-        state.places[name] = node
-
-
-def _compare(state: Lifting, graph: Graph) -> None:
-    """Our shape rules must agree with what torch inferred, at every node."""
-    for name, kind in infer(graph).items():
-        if state.types.get(name, kind) != kind:
-            node = state.places[name]
-            raise unsupported(node, f"gives {state.types[name]}, the format takes it for {kind}")
-
-
-_NUMBERS = (int, float, torch.SymInt, torch.SymFloat, torch.SymBool)
-
-
-def _carries_tensor(node: fx.Node) -> bool:
-    """Whether a call matters: arithmetic on sizes and assertions about them do not."""
-    value = node.meta.get("val")
-    return value is not None and not isinstance(value, _NUMBERS)
-
-
-def _pruned(graph: Graph) -> Graph:
-    """Without nodes, modules and tensors that no output needs."""
-    needed = set(graph.outputs) | set(graph.inputs)
-    nodes = []
-    for node in reversed(graph.nodes):
-        if node.name in needed:
-            nodes.append(node)
-            needed.update(node.inputs)
-    nodes.reverse()
-    called = {node.target for node in nodes if node.op == "module"}
-    modules = {path: module for path, module in graph.modules.items() if path in called}
-    used = {node.target for node in nodes if node.op == "tensor"}
-    for path, module in modules.items():
-        used |= {f"{path}.{local}" for local in MODULES[module.kind].tensors(module.args)}
-    stored = {name: value for name, value in graph.stored.items() if name in used}
-    return Graph(tuple(nodes), modules, stored, graph.inputs, graph.outputs, graph.single)
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Whatever else goes wrong with a network is a refusal of it."""
+    try:
+        yield
+    except EspalierError:
+        raise
+    except Exception as error:
+        raise FormatError(
+            f"the network cannot be packed ({type(error).__name__}: {error})"
+        ) from error
 
 
 def lift(network: nn.Module, example: Example) -> tuple[Graph, dict[str, Tensor]]:
@@ -160,10 +57,16 @@ def lift(network: nn.Module, example: Example) -> tuple[Graph, dict[str, Tensor]
         FormatError: the network cannot be traced, fixes its batch size, or returns other things
             than tensors.
     """
+    with _refusing():
+        lifted = _lifted(network, examples(example))
+    return lifted.graph, dict(lifted.tensors)
+
+
+def _lifted(network: nn.Module, inputs: tuple[Tensor, ...]) -> _Lifted:
     with settled(network):
-        exported = export(network, examples(example))
-    state = _start(network, exported)
-    outputs = _translate(state, exported)
+        exported = export(network, inputs)
+    state = start(network, exported)
+    outputs = translate(state, exported)
     spec = exported.call_spec.out_spec
     single = spec is None or spec.is_leaf()
     if (
@@ -174,13 +77,13 @@ def lift(network: nn.Module, example: Example) -> tuple[Graph, dict[str, Tensor]
         )
     ):
         raise FormatError("the network must return a tensor or a flat tuple of tensors")
-    graph = _pruned(
+    graph = pruned(
         Graph(tuple(state.nodes), state.modules, state.stored, state.inputs, outputs, single)
     )
-    _compare(state, graph)
+    compare(state, graph)
     check(graph)
     tensors = {name: _copied(state.tensors[name]) for name in graph.stored}
-    return graph, tensors
+    return _Lifted(graph, tensors, state.places)
 
 
 def _copied(tensor: Tensor) -> Tensor:
@@ -215,8 +118,10 @@ def pack(
         graph = graph_of(network)
         tensors = {key: _copied(value) for key, value in tensors_of(network).items()}
     else:
-        graph, tensors = lift(network, example)
-        _check(network, graph, tensors, examples(example))
+        with _refusing():
+            lifted = _lifted(network, examples(example))
+            _check(network, lifted, examples(example))
+        graph, tensors = lifted.graph, dict(lifted.tensors)
     return write_package(
         path,
         {
@@ -230,16 +135,46 @@ def pack(
     )
 
 
-def _check(
-    network: nn.Module, graph: Graph, tensors: Mapping[str, Tensor], inputs: tuple[Tensor, ...]
-) -> None:
+def _check(network: nn.Module, lifted: _Lifted, inputs: tuple[Tensor, ...]) -> None:
     """Run both on the example: a translation that computes something else is never written."""
-    rebuilt = build(graph, tensors)
+    rebuilt = build(lifted.graph, lifted.tensors)
     with settled(network), torch.random.fork_rng(devices=[]):
         expected = network(*(value.clone() for value in inputs))
-        found = rebuilt(*(value.clone() for value in inputs))
-    pairs = [(expected, found)] if graph.single else list(zip(expected, found, strict=True))
+        try:
+            found = rebuilt(*(value.clone() for value in inputs))
+        except Exception as error:
+            raise _cannot_run(rebuilt, lifted, inputs, error) from error
+    single = lifted.graph.single
+    pairs = [(expected, found)] if single else list(zip(expected, found, strict=True))
     for left, right in pairs:
+        if left.shape != right.shape:
+            raise FormatError(
+                f"the packed network gives {tuple(right.shape)}, yours {tuple(left.shape)}"
+            )
         if not torch.allclose(left, right, rtol=1e-4, atol=1e-5, equal_nan=True):
-            worst = (left - right).abs().max().item()
+            worst = (left.double() - right.double()).abs().max().item()
             raise FormatError(f"the packed network computes something else (off by {worst:.3g})")
+
+
+class _Steps(fx.Interpreter):
+    """Runs a network node by node; `at` is the name of the last one begun."""
+
+    at = ""
+
+    def run_node(self, n: fx.Node) -> Any:
+        self.at = n.name
+        return super().run_node(n)
+
+
+def _cannot_run(
+    rebuilt: fx.GraphModule, lifted: _Lifted, inputs: tuple[Tensor, ...], error: Exception
+) -> FormatError:
+    """The refusal of a translation that does not run, by the call where it stops."""
+    said = f"{type(error).__name__}: {error}"
+    steps = _Steps(rebuilt)
+    try:
+        steps.run(*(value.clone() for value in inputs))
+    except Exception:
+        if steps.at in lifted.places:
+            return unsupported(lifted.places[steps.at], f"cannot be carried ({said})")
+    return FormatError(f"the packed network does not run ({said})")

@@ -87,7 +87,8 @@ class Lifting:
         values: of exported nodes already translated.
         names: of stored tensors, by the exported placeholder that carries them.
         known: values of exported nodes that depend neither on data nor on what is trained.
-        types: what export inferred, by the names of nodes of ours, and `places` where.
+        types: what export inferred, by the names of nodes of ours.
+        places: the exported call that each node of ours comes from, by its name.
     """
 
     network: nn.Module
@@ -150,6 +151,7 @@ class Lifting:
         """Append a node of ours, named after the exported one."""
         name = self.unique(node.name)
         self.nodes.append(Node(name, op, inputs, attrs or {}, target))
+        self.places[name] = node
         return name
 
     def reshape(self, node: fx.Node, source: str, shape: tuple[Dim, ...]) -> str:

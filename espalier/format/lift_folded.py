@@ -14,8 +14,6 @@ from torch import Tensor, fx, nn
 
 from espalier.format.lift_context import Lifting, Split, Value
 
-_COPIES = frozenset({torch.ops.aten.detach.default, torch.ops.aten.detach_.default})
-
 
 def _known(state: Lifting, node: fx.Node) -> bool:
     """Whether a value depends on nothing; buffers and constants are looked up when asked for."""
@@ -34,9 +32,7 @@ def folds(state: Lifting, node: fx.Node, table: Container[object]) -> bool:
     if not isinstance(target, torch._ops.OpOverload):  # the pieces of a call with several results
         state.known[node] = _computed(state, node)
         return isinstance(state.values.get(sources[0]), Split) is False
-    if target._schema.is_mutable and target not in _COPIES:
-        return False
-    if torch.Tag.nondeterministic_seeded in target.tags:
+    if target._schema.is_mutable or torch.Tag.nondeterministic_seeded in target.tags:
         return False
     state.known[node] = _computed(state, node)
     return target not in table or not _floats([state.known[s] for s in (*sources, node)])
