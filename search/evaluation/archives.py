@@ -2,52 +2,29 @@
 
 from __future__ import annotations
 
-import bz2
 import errno
-import gzip
 import io
 import lzma
 import stat
 import struct
-import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO
 
+from search.evaluation import tar
 from search.evaluation.errors import DatasetError, DatasetTooLarge
+from search.evaluation.limits import DataLimits
+from search.evaluation.unpacking import Unpacked
 
-GIB = 2**30
-
-
-@dataclass(frozen=True, slots=True)
-class DataLimits:
-    """What a dataset may take.
-
-    Attributes:
-        max_bytes: of all its arrays in memory, and of all members of an archive, unpacked.
-        max_files: members of an archive.
-        max_ratio: unpacked to packed size of one member; holds for members above 16 MiB, since
-            small constant arrays compress without bound.
-        max_pixels: of one image.
-    """
-
-    max_bytes: int = 4 * GIB
-    max_files: int = 500_000
-    max_ratio: int = 200
-    max_pixels: int = 2**26
-
-
-LIMITS = DataLimits()
-_RATIO_FROM = 16 * 2**20
-_TAR_READ = 64 * 2**20  # the most that one tar header or member may ask for at once
 _END = struct.Struct("<4s4H2LH")  # zip end record; APPNOTE.TXT 4.3.16
 _END64 = struct.Struct("<4sQ2H2L4Q")  # 4.3.14
 _LOCATOR = struct.Struct("<4sLQL")  # 4.3.15
+_DEEPEST = 32  # parts of a path
 
 BROKEN: tuple[type[Exception], ...] = (
     zipfile.BadZipFile,
@@ -56,7 +33,6 @@ BROKEN: tuple[type[Exception], ...] = (
     OSError,
     struct.error,
     lzma.LZMAError,
-    tarfile.TarError,
     UnicodeError,
     NotImplementedError,  # zipfile's, for a compression that it does not know
     ValueError,
@@ -80,7 +56,7 @@ def broken_means_dataset_error(what: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         raise DatasetError(
-            f"{what} cannot be read, it is damaged or not what it claims: {error}"
+            f"{what} cannot be read, it is damaged or not what it claims: {str(error)[:200]}"
         ) from error
 
 
@@ -118,108 +94,88 @@ def open_zip(path: Path, limits: DataLimits) -> Iterator[zipfile.ZipFile]:
         count, directory = _directory_size(file)
         if count > limits.max_files or directory > 512 * limits.max_files:
             raise DatasetTooLarge(
-                f"the zip file lists {count} members, above the limit of {limits.max_files}"
+                f"the zip file lists {count} members, above the limit of {limits.max_files}: "
+                "pack fewer files"
             )
         with zipfile.ZipFile(file) as archive:
-            _check_members(archive.infolist(), limits)
+            members = archive.infolist()
+            if len(members) > limits.max_files:  # the end record may lie
+                raise DatasetTooLarge(
+                    f"the zip file lists {len(members)} members, above the limit of "
+                    f"{limits.max_files}: pack fewer files"
+                )
+            _check_members(members)
+            total = sum(member.file_size for member in members)
+            limits.check_unpacked(path, total, "the zip file unpacks to")
             yield archive
 
 
-def _check_members(members: list[zipfile.ZipInfo], limits: DataLimits) -> None:
-    total = 0
+def _check_members(members: list[zipfile.ZipInfo]) -> None:
     seen: set[str] = set()
     for member in members:
-        if member.filename in seen:
-            raise DatasetError(f"the zip file holds {member.filename!r} twice")
-        seen.add(member.filename)
+        name = member.filename
+        if name in seen:
+            raise DatasetError(f"the zip file holds {name[:200]!r} twice")
+        seen.add(name)
         if member.flag_bits & 1:
-            raise DatasetError(f"{member.filename!r} is encrypted: store it without a password")
+            raise DatasetError(f"{name[:200]!r} is encrypted: store it without a password")
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise DatasetError(f"{member.filename!r} is compressed by neither store nor deflate")
-        packed = max(member.compress_size, 1)
-        if member.file_size > _RATIO_FROM and member.file_size > limits.max_ratio * packed:
-            raise DatasetTooLarge(
-                f"{member.filename!r} unpacks to {member.file_size // packed} times its packed "
-                f"size, above the limit of {limits.max_ratio}: store it without compression"
-            )
-        total += member.file_size
-    if total > limits.max_bytes:
+            raise DatasetError(f"{name[:200]!r} is compressed by neither store nor deflate")
+
+
+def safe_parts(name: str, limits: DataLimits) -> tuple[str, ...]:
+    """The folders and the name of an archive's member.
+
+    Raises:
+        DatasetError: it is no text, or points out of the archive.
+        DatasetTooLarge: it is too long.
+    """
+    if len(name) > limits.max_path:
         raise DatasetTooLarge(
-            f"the zip file unpacks to {total} bytes, above the limit of {limits.max_bytes}"
+            f"the archive holds the path {name[:60]!r}... of {len(name)} characters, above the "
+            f"limit of {limits.max_path}: use shorter names"
         )
-
-
-def safe_name(name: str) -> PurePosixPath:
-    """The path of an archive's member; refuses names that point out of the archive."""
+    if "\0" in name or not name.isprintable():  # surrogates, too: bytes that are not UTF-8
+        raise DatasetError(
+            f"the archive holds the path {name!r}: use names of printable characters, in UTF-8"
+        )
     parts = name.split("/")
     if parts and parts[-1] == "":
         parts.pop()
     if parts and parts[0] == ".":  # `tar -cf x.tar .` writes ./a/b
         parts.pop(0)
+    if len(parts) > _DEEPEST:
+        raise DatasetError(
+            f"the archive holds {name[:60]!r}... in {len(parts) - 1} folders: "
+            f"use at most {_DEEPEST - 1}"
+        )
     bad = any(part in ("", ".", "..") for part in parts)
-    if bad or "\\" in name or "\0" in name or (len(name) > 1 and name[1] == ":"):
+    if bad or "\\" in name or (len(name) > 1 and name[1] == ":"):
         raise DatasetError(f"the archive holds the path {name!r}: use plain relative paths")
-    return PurePosixPath(*parts)
+    return tuple(parts)
 
 
 @dataclass(frozen=True, slots=True)
 class ArchiveFile:
-    """A regular file in an archive; `read` is valid until the iteration goes on."""
+    """A regular file in an archive; `read` is valid until the iteration goes on.
 
-    path: PurePosixPath
+    Attributes:
+        parts: its folders and its name.
+    """
+
+    parts: tuple[str, ...]
     size: int
     read: Callable[[], bytes]
 
-
-class _Bounded(io.RawIOBase):
-    """A decompressed stream that refuses to yield more than `limit` bytes, or too many at once."""
-
-    def __init__(self, stream: IO[bytes], limit: int) -> None:
-        self._stream = stream
-        self._limit = limit
-
-    def _check(self, end: int) -> None:
-        if end > self._limit:
-            raise DatasetTooLarge(f"the tar file unpacks to more than {self._limit} bytes")
-
-    def read(self, size: int = -1, /) -> bytes:
-        if not 0 <= size <= _TAR_READ:
-            raise DatasetTooLarge(f"the tar file holds a member above {_TAR_READ} bytes")
-        self._check(self._stream.tell() + size)
-        return self._stream.read(size)
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        if whence != io.SEEK_SET:
-            raise DatasetError("the tar file cannot be read from its end")
-        self._check(offset)
-        return self._stream.seek(offset)
-
-    def tell(self) -> int:
-        return self._stream.tell()
-
-    def seekable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return True
-
-
-def _unpacked(file: IO[bytes]) -> IO[bytes]:
-    magic = file.read(6)
-    file.seek(0)
-    if magic.startswith(b"\x1f\x8b"):
-        return gzip.GzipFile(fileobj=file)  # type: ignore[return-value]  # typeshed: not an IO
-    if magic.startswith(b"BZh"):
-        return bz2.BZ2File(file)
-    if magic.startswith(b"\xfd7zXZ"):
-        return lzma.LZMAFile(file)
-    return file
+    @property
+    def path(self) -> str:
+        return "/".join(self.parts)
 
 
 def _zip_files(path: Path, limits: DataLimits) -> Iterator[ArchiveFile]:
     with open_zip(path, limits) as archive:
         for member in archive.infolist():
-            name = safe_name(member.filename)
+            parts = safe_parts(member.filename, limits)
             if member.is_dir():
                 continue
             mode = member.external_attr >> 16
@@ -227,36 +183,16 @@ def _zip_files(path: Path, limits: DataLimits) -> Iterator[ArchiveFile]:
                 raise DatasetError(
                     f"{member.filename!r} is a link or device: store the file itself"
                 )
-            yield ArchiveFile(name, member.file_size, partial(archive.read, member))
+            yield ArchiveFile(parts, member.file_size, partial(archive.read, member))
 
 
 def _tar_files(path: Path, limits: DataLimits) -> Iterator[ArchiveFile]:
     with broken_means_dataset_error(f"tar file {path.name}"), path.open("rb") as file:
-        # Headers and padding come on top of the members' bytes.
-        bounded = _Bounded(_unpacked(file), limits.max_bytes + 2048 * limits.max_files)
-        total = 0
-        with tarfile.open(fileobj=bounded, mode="r:") as archive:
-            for count, member in enumerate(archive):
-                # Iterating would otherwise keep every header for the archive's life.
-                archive.members = []  # type: ignore[attr-defined]  # not in typeshed
-                if count >= limits.max_files:
-                    raise DatasetTooLarge(f"the tar file has more than {limits.max_files} members")
-                name = safe_name(member.name)
-                total += member.size
-                if total > limits.max_bytes:
-                    raise DatasetTooLarge(
-                        f"the tar file unpacks to more than {limits.max_bytes} bytes"
-                    )
-                if member.isdir():
-                    continue
-                if not member.isreg() or member.issparse():
-                    raise DatasetError(
-                        f"{member.name!r} is a link or device: store the file itself"
-                    )
-                stream = archive.extractfile(member)
-                if stream is None:
-                    raise DatasetError(f"{member.name!r} cannot be read")
-                yield ArchiveFile(name, member.size, stream.read)
+        stream = Unpacked(file, limits.unpacked_bytes(path))
+        for member in tar.members(stream, limits.max_files):
+            parts = safe_parts(member.name, limits)
+            if member.regular:
+                yield ArchiveFile(parts, member.size, member.read)
 
 
 def files(path: Path, kind: str, limits: DataLimits) -> Iterator[ArchiveFile]:

@@ -13,25 +13,23 @@ They become `uint8`, `(n, h, w)` if all of them are grey and `(n, h, w, 3)` othe
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from search.evaluation.archives import BROKEN, ArchiveFile, DataLimits, files
+from search.evaluation.archives import BROKEN, ArchiveFile, files
 from search.evaluation.arrays import Array
 from search.evaluation.errors import DatasetError, DatasetTooLarge
+from search.evaluation.image_headers import ImageHeader, NoImage, pixels_only, read_header
+from search.evaluation.limits import DataLimits
 
-_FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
-_GREY = frozenset({"1", "L", "LA"})
-_MODES = _GREY | {"P", "RGB", "RGBA", "CMYK", "YCbCr"}
 _SPLITS = {"train": "train", "test": "test", "holdout": "holdout", "val": "holdout"}
+_BROKEN: tuple[type[Exception], ...] = (*BROKEN, Image.DecompressionBombError)
 _JUNK = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
-_MAX_FILE = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,36 +58,50 @@ class ImageFolder:
 
 
 @contextmanager
-def _opened(file: ArchiveFile, limits: DataLimits) -> Iterator[Image.Image]:
-    if file.size > _MAX_FILE:
-        raise DatasetTooLarge(f"{file.path} has {file.size} bytes, above {_MAX_FILE} for an image")
+def _problems_of(file: ArchiveFile) -> Iterator[None]:
+    """Name the file in what is wrong with its bytes."""
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of huge images; the limit below is what counts.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(file.read()), formats=_FORMATS)
-        width, height = image.size
-        if width * height > limits.max_pixels:
-            raise DatasetTooLarge(
-                f"{file.path} has {width} x {height} pixels, above the limit of {limits.max_pixels}"
-            )
-        if image.mode not in _MODES:
-            raise DatasetError(f"{file.path} has pixels of mode {image.mode}: use 8 bits a channel")
-        with image:
-            yield image
+        yield
     except DatasetError:
         raise
-    except Image.DecompressionBombError as error:
-        raise DatasetTooLarge(f"{file.path}: {error}") from error
-    except UnidentifiedImageError as error:
-        raise DatasetError(f"{file.path} is no image; known are {', '.join(_FORMATS)}") from error
-    except BROKEN as error:
-        raise DatasetError(f"{file.path} cannot be read as an image: {error}") from error
+    except NoImage as error:
+        raise DatasetError(f"{file.path} {error}") from None
+    except _BROKEN as error:
+        raise DatasetError(f"{file.path} cannot be read as an image: {str(error)[:200]}") from error
+
+
+def _header(file: ArchiveFile, limits: DataLimits) -> tuple[bytes, ImageHeader]:
+    """An image's bytes and its header, within the limits."""
+    if file.size > limits.max_image_bytes:
+        raise DatasetTooLarge(
+            f"{file.path} has {file.size} bytes, above the limit of {limits.max_image_bytes}: "
+            "store the image smaller"
+        )
+    with _problems_of(file):
+        content = file.read()
+        header = read_header(content)
+    if header.width * header.height > limits.max_pixels:
+        raise DatasetTooLarge(
+            f"{file.path} has {header.width} x {header.height} pixels, above the limit of "
+            f"{limits.max_pixels}: resize it to the network's input"
+        )
+    return content, header
+
+
+def _pixels(file: ArchiveFile, mode: str, limits: DataLimits) -> Array:
+    """An image decoded, `(h, w)` for the mode `"L"` and `(h, w, 3)` for `"RGB"`."""
+    content, header = _header(file, limits)
+    with _problems_of(file):
+        drawn = io.BytesIO(pixels_only(content, header.format))
+        with Image.open(drawn, formats=[header.format]) as image:
+            if image.size != (header.width, header.height):
+                raise NoImage(f"has two sizes, {image.size} and that of its header: save it again")
+            return np.asarray(image.convert(mode))
 
 
 def _images(path: Path, kind: str, limits: DataLimits) -> Iterator[ArchiveFile]:
     for file in files(path, kind, limits):
-        parts = file.path.parts
+        parts = file.parts
         if _JUNK.isdisjoint(parts) and not any(part.startswith(".") for part in parts):
             yield file
 
@@ -137,19 +149,18 @@ def scan(path: Path, kind: str, limits: DataLimits) -> ImageFolder:
     size: tuple[int, int] | None = None
     grey = True
     for file in _images(path, kind, limits):
-        name = str(file.path)
+        name = file.path
         if name in paths:
             raise DatasetError(f"the archive holds {name} twice")
-        paths[name] = file.path.parts
-        with _opened(file, limits) as image:
-            width, height = image.size
-            size = size or (height, width)
-            grey = grey and image.mode in _GREY
-            if size != (height, width):
-                raise DatasetError(
-                    f"{name} is {width} x {height} pixels, the images before it are "
-                    f"{size[1]} x {size[0]}: resize all of them to the network's input"
-                )
+        paths[name] = file.parts
+        _, image = _header(file, limits)
+        size = size or (image.height, image.width)
+        grey = grey and image.grey
+        if size != (image.height, image.width):
+            raise DatasetError(
+                f"{name} is {image.width} x {image.height} pixels, the images before it are "
+                f"{size[1]} x {size[0]}: resize all of them to the network's input"
+            )
     if size is None:
         raise DatasetError("the archive holds no images")
     split = _by_split(paths)
@@ -166,11 +177,7 @@ def scan(path: Path, kind: str, limits: DataLimits) -> ImageFolder:
     }
     folder = ImageFolder(path, kind, names, labels or None, tuple(classes), size, grey)
     total = len(paths) * int(np.prod(folder.example_shape))
-    if total > limits.max_bytes:
-        raise DatasetTooLarge(
-            f"{len(paths)} images of {size[1]} x {size[0]} take {total} bytes, above the limit "
-            f"of {limits.max_bytes}"
-        )
+    limits.check_unpacked(path, total, f"{len(paths)} images of {size[1]} x {size[0]} take")
     return folder
 
 
@@ -186,7 +193,6 @@ def decode(folder: ImageFolder, limits: DataLimits) -> dict[str, Array]:
         for index, name in enumerate(names)
     }
     for file in _images(folder.path, folder.kind, limits):
-        key, index = place[str(file.path)]
-        with _opened(file, limits) as image:
-            arrays[key][index] = np.asarray(image.convert("L" if folder.grey else "RGB"))
+        key, index = place[file.path]
+        arrays[key][index] = _pixels(file, "L" if folder.grey else "RGB", limits)
     return arrays
