@@ -6,13 +6,17 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test lint faults clean
+.PHONY: demo test browser lint faults clean
 
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.demo
 
 test: lint $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/browser
+
+# What pages in a real browser can do; needs chromium (Debian: apt-get install chromium).
+browser: $(STAMP)
+	$(BIN)/python -m pytest tests/browser
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
