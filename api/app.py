@@ -21,6 +21,8 @@ from models.blobs import BlobStore
 from models.database import Database
 from models.settings import Settings
 
+_PATIENCE_S = 5.0  # for a connection or a lock; then 503, which clients try again
+
 _ABOUT = """\
 Makes trained neural networks smaller and faster, to a budget: upload a network and a dataset,
 create a job with a budget, wait for it, download the results.
@@ -82,7 +84,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         own = settings or Settings()
-        database = Database.of(own, bell=LateBell(own))
+        database = Database.of(own, bell=LateBell(own), patience_s=_PATIENCE_S)
         app.state.service = Service(own, database, BlobStore.open(own.blob_url), Analyses())
         yield
         database.dispose()

@@ -16,7 +16,6 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import DataError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
@@ -27,10 +26,12 @@ from models.errors import (
     BlobError,
     BlobMissing,
     BlobTooLarge,
+    BlobUnreachable,
     IdempotencyConflict,
     NotFound,
     StateConflict,
 )
+from models.waiting import waits_for
 
 MEDIA_TYPE = "application/problem+json"
 log = logging.getLogger(__name__)
@@ -124,10 +125,14 @@ _STATUS: Mapping[type[EspalierError], int] = {
     IdempotencyConflict: 422,
     BlobTooLarge: 413,
     BlobMissing: 500,
+    BlobUnreachable: 503,
     BlobCorrupt: 500,
     BlobError: 507,
 }
 """The status for an error and its kinds; all others are about what was sent: 422."""
+
+
+_LATER = {"Retry-After": "2"}
 
 
 def refused(error: EspalierError, field: str | None = None, **facts: Any) -> Problem:
@@ -150,15 +155,26 @@ def refused(error: EspalierError, field: str | None = None, **facts: Any) -> Pro
 
 def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, EspalierError)  # noqa: S101  (the handler's registration)
-    return refused(error).response(request.url.path)
+    problem = refused(error)
+    if problem.status == 503:
+        problem.headers |= _LATER
+    return problem.response(request.url.path)
 
 
 def _unavailable(request: Request, error: Exception) -> Response:
     log.error("the database does not answer: %s", error)
-    detail = "the database does not answer: try again in a few seconds"
-    headers = {"Retry-After": "2"}
-    problem = Problem(503, "database.unavailable", detail, headers=headers)
+    detail = f"{waits_for(error) or 'database: it does not answer'}; try again in a few seconds"
+    problem = Problem(503, "database.unavailable", detail, headers=_LATER)
     return problem.response(request.url.path)
+
+
+def _full(request: Request, error: Exception) -> Response:
+    reason = waits_for(error)
+    if reason is None:
+        raise error
+    log.error("a file cannot be written: %s", error)
+    detail = f"{reason}: try again later, or tell those who run the service"
+    return Problem(507, "disk.full", detail).response(request.url.path)
 
 
 def _unstorable(request: Request, error: Exception) -> Response:
@@ -300,7 +316,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(EspalierError, _refused)
-    for kind in (*AWAY, PoolTimeout):
+    app.add_exception_handler(OSError, _full)
+    for kind in AWAY:
         app.add_exception_handler(kind, _unavailable)
     app.add_exception_handler(DataError, _unstorable)
     app.add_exception_handler(Exception, _unexpected)

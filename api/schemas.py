@@ -136,11 +136,12 @@ def listed_trial_view(row: Trial, front: Collection[int] | None, *, ended: bool)
     return ListedTrialView(**trial_view(row, ended=ended).model_dump(), front=ahead)
 
 
-def job_view(row: Job, best: Trial | None, trials: int) -> JobView:
+def job_view(row: Job, best: Trial | None, trials: int, waiting_for: str | None) -> JobView:
     """
     Args:
         best: the best trial so far.
         trials: how many were measured.
+        waiting_for: what has to pass before it goes on.
     """
     error = None
     if row.error_code is not None:
@@ -152,6 +153,7 @@ def job_view(row: Job, best: Trial | None, trials: int) -> JobView:
         terminal=row.terminal,
         stage=row.stage,
         progress=progress(row),
+        waiting_for=waiting_for,
         version=row.last_event,
         trials=trials,
         best=None if best is None else trial_view(best, ended=row.terminal),

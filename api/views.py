@@ -123,6 +123,10 @@ class JobView(View):
     terminal: bool = Field(description="whether the state is final")
     stage: str | None = Field(description="what it is doing: prepare, search, tune, finalize")
     progress: float = Field(ge=0, le=1, description="of the whole job")
+    waiting_for: str | None = Field(
+        description="what keeps it from going on, as `disk: no room left (blob store)`; it goes on "
+        "by itself when that has passed, and no attempt is counted"
+    )
     version: int = Field(description="grows with every change")
     trials: int = Field(description="trials measured so far")
     best: TrialView | None = Field(description="the best trial so far")

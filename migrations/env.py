@@ -14,7 +14,7 @@ def _run() -> None:
     url = context.config.attributes.get("url") or Settings().database
     database = Database(url)
     try:
-        with database.engine.execution_options(espalier_write=True).connect() as connection:
+        with database.writing.connect() as connection:
             context.configure(
                 connection=connection,
                 target_metadata=metadata,

@@ -5,9 +5,9 @@ A message may be lost, doubled, late or out of order without harm; the rows are 
 
 from __future__ import annotations
 
-import structlog
 from celery import Celery
 
+from models.logs import get_logger
 from models.settings import Settings
 
 TASK = "espalier.ring"
@@ -53,5 +53,5 @@ class BrokerBell:
 
     def _note(self, error: Exception) -> None:
         if not self._silent:  # once, not for every message
-            structlog.get_logger().warning("broker.unreachable", error=str(error))
+            get_logger().warning("broker.unreachable", error=str(error))
         self._silent = True

@@ -18,9 +18,16 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import obstore
+from obstore.exceptions import GenericError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import LocalStore, ObjectStore, S3Store
 
-from models.errors import BlobCorrupt, BlobMissing, BlobTooLarge, BlobUnwritable
+from models.errors import (
+    BlobCorrupt,
+    BlobMissing,
+    BlobTooLarge,
+    BlobUnreachable,
+    BlobUnwritable,
+)
 
 CHUNK_BYTES = 1 << 20
 
@@ -62,7 +69,10 @@ class Incoming:
         self._max_bytes = max_bytes
         self._hash = hashlib.sha256()
         self._size = 0
-        descriptor, name = tempfile.mkstemp(dir=store.temporary, prefix="put-")
+        try:
+            descriptor, name = tempfile.mkstemp(dir=store.temporary, prefix="put-")
+        except OSError as error:
+            raise self._unwritable(error) from error
         self._file = os.fdopen(descriptor, "wb")
         self.path = Path(name)
 
@@ -200,7 +210,8 @@ class BlobStore:
     def publish(self, path: Path, digest: str) -> None:
         """Move a complete, synced file of that digest into the store; `Incoming.finish` does."""
         if self._folder is None:
-            obstore.put(self._store, key_of(digest), path)
+            with _answering():
+                obstore.put(self._store, key_of(digest), path)
             path.unlink()
             return
         target = self._folder / key_of(digest)
@@ -223,7 +234,8 @@ class BlobStore:
     def size_bytes(self, digest: str) -> int:
         """Raises: BlobMissing."""
         try:
-            return obstore.head(self._store, key_of(digest))["size"]
+            with _answering():
+                return obstore.head(self._store, key_of(digest))["size"]
         except FileNotFoundError:
             raise self._missing(digest) from None
 
@@ -244,14 +256,10 @@ class BlobStore:
         sha256 = hashlib.sha256()
         for offset in range(start, stop, CHUNK_BYTES):
             try:
-                piece = bytes(
-                    obstore.get_range(
-                        self._store,
-                        key_of(digest),
-                        start=offset,
-                        end=min(offset + CHUNK_BYTES, stop),
-                    )
-                )
+                with _answering():
+                    end = min(offset + CHUNK_BYTES, stop)
+                    found = obstore.get_range(self._store, key_of(digest), start=offset, end=end)
+                    piece = bytes(found)
             except FileNotFoundError:
                 raise self._missing(digest) from None
             if checked:
@@ -268,16 +276,25 @@ class BlobStore:
         Raises:
             BlobMissing: there is no such blob.
             BlobCorrupt: the store holds other bytes than it should.
+            BlobUnwritable: the disk is full, say.
         """
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix="fetch-")
-        temporary = Path(name)
+        temporary: Path | None = None
         try:
+            descriptor, name = tempfile.mkstemp(dir=path.parent, prefix="fetch-")
+            temporary = Path(name)
             with os.fdopen(descriptor, "wb") as file:
                 for piece in self.read(digest):
                     file.write(piece)
             temporary.replace(path)
+        except OSError as error:
+            raise BlobUnwritable(
+                f"blob {digest} cannot be copied to this machine: {error.strerror or error}. Free "
+                "space, or move the copies with ESPALIER_CACHE",
+                "copies of blobs",
+            ) from error
         finally:
-            temporary.unlink(missing_ok=True)
+            if temporary is not None:
+                temporary.unlink(missing_ok=True)
 
     def delete_older(self, digest: str, age_s: float) -> bool:
         """Remove a blob unless it was stored within the last `age_s`; whether it was removed.
@@ -287,11 +304,12 @@ class BlobStore:
         """
         key, before = key_of(digest), datetime.now(UTC) - timedelta(seconds=age_s)
         try:
-            if obstore.head(self._store, key)["last_modified"] >= before:
-                return False
-            if self._folder is None:
-                obstore.delete(self._store, key)
-                return True
+            with _answering():
+                if obstore.head(self._store, key)["last_modified"] >= before:
+                    return False
+                if self._folder is None:
+                    obstore.delete(self._store, key)
+                    return True
             aside = self.temporary / f"put-{digest}"
             (self._folder / key).replace(aside)
         except FileNotFoundError:
@@ -313,16 +331,29 @@ class BlobStore:
             for path in self.temporary.glob("put-*"):
                 if path.stat().st_mtime < before.timestamp():
                     path.unlink(missing_ok=True)
-        for batch in obstore.list(self._store, prefix="sha256"):
-            yield [
-                "".join(meta["path"].split("/")[-2:])
-                for meta in batch
-                if meta["last_modified"] < before
-            ]
+        with _answering():
+            for batch in obstore.list(self._store, prefix="sha256"):
+                yield [
+                    "".join(meta["path"].split("/")[-2:])
+                    for meta in batch
+                    if meta["last_modified"] < before
+                ]
 
     @staticmethod
     def _missing(digest: str) -> BlobMissing:
         return BlobMissing(f"there is no blob {digest} in the store: upload the file again")
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Around calls of the store. Raises: BlobUnreachable."""
+    try:
+        yield
+    except (GenericError, PermissionDeniedError, UnauthenticatedError) as error:
+        raise BlobUnreachable(
+            f"the blob store does not answer ({type(error).__name__}): see that ESPALIER_BLOBS "
+            "names it and that its credentials hold"
+        ) from error
 
 
 def _check(expected: str, actual: str) -> None:

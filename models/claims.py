@@ -127,6 +127,8 @@ def complete(session: Session, claim: Claim, seconds: float | None = None) -> Jo
         lease_until=None,
         finished_at=clock_s(),
         error=None,
+        waiting_for=None,
+        waiting_since=None,
         seconds=seconds,
     )
     return job
@@ -160,9 +162,50 @@ def release(
         lease_until=None,
         claimed_by=None,
         error=reason,
+        waiting_for=None,
+        waiting_since=None,
         not_before=clock_s() + delay_s,
     )
     _retry(session, job, claim.work_id, claim.kind, attempts, max_attempts, reason)
+    settle(session, job)
+
+
+def hold(
+    session: Session, claim: Claim, *, waiting_for: str, first_s: float, longest_s: float
+) -> None:
+    """Give a unit back that met a fault of the machine: no attempt, and any number of times.
+
+    It may be claimed again after as long as it has waited so far. The event is appended once for
+    each thing that it waits for.
+
+    Args:
+        waiting_for: what has to pass, see `models.waiting`.
+        first_s: the least that it waits.
+        longest_s: the most.
+    Raises:
+        LeaseLost: the attempt has been replaced, or its job has ended.
+    """
+    job = lock_worked_on(session, claim.job_id)
+    before, since, now = session.execute(
+        select(Work.waiting_for, Work.waiting_since, clock_s()).where(Work.id == claim.work_id)
+    ).one()
+    since = now if since is None else since
+    delay_s = min(longest_s, max(first_s, now - since))
+    _write(
+        session,
+        claim,
+        state=WorkState.READY,
+        attempts=claim.attempts - 1,
+        lease_until=None,
+        claimed_by=None,
+        error=waiting_for,
+        waiting_for=waiting_for,
+        waiting_since=since,
+        not_before=now + delay_s,
+    )
+    if waiting_for != before:
+        append(session, job, "waiting", {"kind": claim.kind, "for": waiting_for})
+    announce(session, claim.work_id)
     settle(session, job)
 
 

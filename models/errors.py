@@ -36,9 +36,23 @@ class BlobError(EspalierError):
 
 
 class BlobUnwritable(BlobError):
-    """A store that takes no more bytes now; trying again later may help."""
+    """A folder that takes no more bytes now; trying again later may help.
+
+    Attributes:
+        place: which, in words: the blob store, or the cache of its blobs.
+    """
 
     code = "blob.unwritable"
+
+    def __init__(self, message: str, place: str = "blob store") -> None:
+        super().__init__(message)
+        self.place = place
+
+
+class BlobUnreachable(BlobError):
+    """A remote store that does not answer, or refuses access; trying again later may help."""
+
+    code = "blob.unreachable"
 
 
 class BlobMissing(BlobError):

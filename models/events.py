@@ -21,8 +21,8 @@ def append(session: Session, job: Job, kind: str, data: Mapping[str, Any]) -> in
     of commits and a number rolled back is used again.
 
     Args:
-        kind: `state`, `prepared`, `warning`, `trial`, `progress`, `request`, `retry` or
-            `artifacts`.
+        kind: `state`, `prepared`, `warning`, `trial`, `progress`, `request`, `retry`,
+            `waiting`, `waited` or `artifacts`.
         data: JSON values.
     Returns:
         The event's number.

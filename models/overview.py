@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import func, select, tuple_
+from sqlalchemy import and_, func, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from models.base import clock_s
@@ -14,6 +14,8 @@ from models.job import Job, State
 from models.outbox import Outbox
 from models.trial import Trial
 from models.work import Work, WorkState
+
+_SILENT = "worker: no sign of life, or the database takes no writes"
 
 
 def measured_trials(session: Session, job_ids: Sequence[str]) -> dict[str, int]:
@@ -31,6 +33,25 @@ def best_trials(session: Session, jobs: Sequence[Job]) -> dict[str, Trial]:
     keys = [(job.id, job.best) for job in jobs if job.best is not None]
     query = select(Trial).where(tuple_(Trial.job_id, Trial.number).in_(keys))
     return {trial.job_id: trial for trial in session.scalars(query)} if keys else {}
+
+
+def waiting_for(session: Session, job_ids: Sequence[str]) -> dict[str, str]:
+    """What the jobs' units of work wait for, the longest wait of each job; others are left out.
+
+    A unit that is being tried again does not wait. That a lease has lapsed and nobody gave the
+    unit back is a fault too: either the database takes no writes, or no reaper runs.
+    """
+    held = and_(Work.state == WorkState.READY, Work.waiting_for.is_not(None))
+    lapsed = and_(Work.state == WorkState.CLAIMED, Work.lease_until < clock_s())
+    query = (
+        select(Work.job_id, Work.waiting_for, Work.state)
+        .where(Work.job_id.in_(job_ids), or_(held, lapsed))
+        .order_by(Work.waiting_since.desc(), Work.id.desc())
+    )
+    return {
+        row.job_id: row.waiting_for if row.state == WorkState.READY else _SILENT
+        for row in session.execute(query)
+    }
 
 
 def scored_trials(session: Session, job_id: str) -> list[tuple[int, float, dict[str, Any]]]:

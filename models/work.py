@@ -42,6 +42,9 @@ class Work(Base):
         attempts: claims since the last one that made progress.
         lease_until: when a claim lapses; seconds since 1970 by the database's clock.
         not_before: earliest time of the next claim.
+        waiting_for: what kept the last attempt from going on without being its fault, in words for
+            users, see `models.waiting`; `None` if nothing did.
+        waiting_since: when it first did.
         seconds: how long the step took whose result was published.
     """
 
@@ -69,6 +72,8 @@ class Work(Base):
     claimed_by: Mapped[str | None] = mapped_column(String(200))
     lease_until: Mapped[float | None] = mapped_column(Seconds)
     not_before: Mapped[float] = mapped_column(Seconds, default=0.0)
+    waiting_for: Mapped[str | None] = mapped_column(String(200))
+    waiting_since: Mapped[float | None] = mapped_column(Seconds)
     error: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[float] = mapped_column(Seconds, insert_default=clock_s())
     finished_at: Mapped[float | None] = mapped_column(Seconds)

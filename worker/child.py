@@ -9,11 +9,13 @@ are JSON lines over a socket that it inherits:
                 {"stop": true}                             end the step at a checkpoint, if it can
     child       {"ready": true}
                 {"progress": {"stage", "fraction", "facts"}}
-                {"done": {...}, "seconds"} or {"failed": {"code", "message", "permanent"}}
+                {"done": {...}, "seconds"}
+                or {"failed": {"code", "message", "permanent", "waiting_for"}}
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -31,6 +33,7 @@ from espalier.format.errors import EspalierError
 from models.blobs import BlobStore
 from models.errors import BlobUnwritable
 from models.settings import Settings
+from models.waiting import waits_for
 from worker.files import BlobFiles
 from worker.lifeline import die_with_parent, guard, kill_group
 
@@ -98,10 +101,13 @@ class _Channel:
 
 def _failure(error: Exception) -> dict[str, Any]:
     known = isinstance(error, EspalierError)
+    waiting_for = waits_for(error)
+    passes = waiting_for is not None or isinstance(error, BlobUnwritable)
     return {
         "code": error.code if isinstance(error, EspalierError) else "worker.error",
         "message": str(error) if known else f"{type(error).__name__}: {error}",
-        "permanent": known and not isinstance(error, BlobUnwritable),
+        "permanent": known and not passes,
+        "waiting_for": waiting_for,
     }
 
 
@@ -142,7 +148,8 @@ def main(arguments: Sequence[str], load_steps: Callable[[Settings], Mapping[str,
             result = steps[call["run"]]({**job, **call["arguments"]}, context)
             answer = {"done": result, "seconds": time.perf_counter() - began}
         except Exception as error:  # whatever a step raises is the supervisor's to judge
-            traceback.print_exc()
+            with contextlib.suppress(OSError):  # the log's disk is full, say
+                traceback.print_exc()
             answer = {"failed": _failure(error)}
         channel.send(answer)
 

@@ -10,7 +10,6 @@ import signal
 import threading
 import time
 
-import structlog
 from sqlalchemy import delete, select
 
 from models.base import clock_s
@@ -18,22 +17,29 @@ from models.bell import BrokerBell
 from models.blobs import BlobStore
 from models.claims import expire
 from models.database import AWAY, Database
+from models.errors import BlobError
 from models.idempotency import IdempotencyKey
+from models.logs import get_logger
 from models.outbox import Outbox
 from models.queue import claimable
 from models.references import collect
 from models.settings import Settings
 
 _TIDY_S = 600.0
+_BEATS = 2  # after an outage of the database, leases hold until their owners could renew them
 _UNSENT_S = 2.0  # a younger row is still being sent by its writer
 _BATCH = 200
 _KEY_AGE_S = 7 * 86_400.0
 
 
-def sweep(database: Database, bell: BrokerBell, max_attempts: int) -> int:
-    """One round; gives how many leases had lapsed."""
+def sweep(database: Database, bell: BrokerBell, max_attempts: int, *, expires: bool = True) -> int:
+    """One round; gives how many leases had lapsed.
+
+    Args:
+        expires: whether units whose leases have lapsed are given back.
+    """
     lapsed = 0
-    while True:
+    while expires:
         with database.transaction() as session:
             count = expire(session, max_attempts)
         if count == 0:
@@ -66,14 +72,16 @@ def main() -> None:
     bell = BrokerBell(settings)
     database = Database.of(settings, bell=bell)
     store = BlobStore.open(settings.blob_url)
-    log = structlog.get_logger()
+    log = get_logger()
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     next_tidy = time.monotonic() + _TIDY_S
+    steady = time.monotonic()
     while not ended.is_set():
         try:
-            lapsed = sweep(database, bell, settings.max_attempts)
+            expires = time.monotonic() >= steady
+            lapsed = sweep(database, bell, settings.max_attempts, expires=expires)
             if lapsed:
                 log.info("reaper.lapsed", units=lapsed)
             if time.monotonic() >= next_tidy:
@@ -81,6 +89,9 @@ def main() -> None:
                 log.info("reaper.tidied", blobs=tidy(database, store, settings.blob_grace_s))
         except AWAY as error:
             log.warning("reaper.database_away", error=str(error))
+            steady = time.monotonic() + _BEATS * settings.heartbeat_s
+        except (BlobError, OSError) as error:
+            log.warning("reaper.not_tidied", error=str(error))
         ended.wait(settings.sweep_s)
     database.dispose()
 

@@ -3,6 +3,10 @@
 While the child works, its supervisor renews the lease, writes down progress, and watches for a
 lost fence (the child is killed), a pause (it is asked to stop at a checkpoint), the end of the
 worker and the limit of time (it is asked, then killed).
+
+While the database is away, or takes no writes, child and result are kept: whether an attempt still
+counts is decided by its fence, not by the time. What met a fault of the machine is given back to
+wait (`models.waiting`), which counts as no attempt.
 """
 
 from __future__ import annotations
@@ -16,34 +20,47 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import structlog
 from sqlalchemy.orm import Session
 
 from models.blobs import BlobStore
-from models.claims import Claim, claim_next, release, renew
+from models.claims import Claim, claim_next, hold, release, renew
 from models.database import AWAY, Database
 from models.errors import LeaseLost
 from models.jobs import get_job
 from models.locks import lock_worked_on
+from models.logs import get_logger
 from models.settings import Settings
+from models.waiting import waits_for
 from worker import steps
+from worker.outage import Outage
 from worker.process import Child, ChildDied
 
 CHILD: Sequence[str] = (sys.executable, "-m", "worker.child")
 
 _TICK_S = 0.5
-_PATIENCE_LEASES = 4  # how long a write is tried again while the database is away
 _LONGEST_DELAY_S = 30.0
 
 T = TypeVar("T")
 
 
 class _GivenUp(Exception):
-    """The attempt ended without a result."""
+    """The attempt ended without a result.
 
-    def __init__(self, reason: str, *, counted: bool) -> None:
+    Attributes:
+        counted: whether it is one of the attempts that a unit has.
+        waiting_for: what has to pass before the next one, see `models.waiting`.
+    """
+
+    def __init__(self, reason: str, *, counted: bool, waiting_for: str | None = None) -> None:
         super().__init__(reason)
-        self.counted = counted
+        self.counted = counted and waiting_for is None
+        self.waiting_for = waiting_for
+
+    @classmethod
+    def after(cls, error: Exception) -> _GivenUp:
+        """Because of an error."""
+        reason = f"{type(error).__name__}: {error}"
+        return cls(reason, counted=True, waiting_for=waits_for(error))
 
 
 @dataclass(slots=True)
@@ -91,7 +108,8 @@ class Slot:
         self._child: Child | None = None
         self._shared: tuple[str, steps.Values] | None = None  # of the last job, with its id
         self._name = f"{socket.gethostname()}:{os.getpid()}:{threading.get_native_id()}"
-        self._log = structlog.get_logger().bind(slot=self._name)
+        self._outage = Outage(draining, settings)
+        self._log = get_logger().bind(slot=self._name)
 
     def serve(self) -> int:
         """Do one unit after another until none waits or the worker drains; gives their number."""
@@ -132,6 +150,7 @@ class Slot:
             The next unit.
         """
         log = self._log.bind(job=claim.job_id, kind=claim.kind, work=claim.work_id)
+        self._outage.forget()
         try:
             if task is None:
                 with self._database.transaction(write=False) as session:
@@ -142,13 +161,11 @@ class Slot:
             self._discard()
         except _GivenUp as verdict:
             log.warning("work.given_up", reason=str(verdict), attempts=claim.attempts)
-            self._give_back(claim, str(verdict), counted=verdict.counted)
-        except AWAY as error:
-            log.warning("work.unwritten", error=str(error))  # its lease will lapse
+            self._give_back(claim, verdict)
         except Exception as error:  # no child could be started, say: the slot must go on
             log.exception("work.failed")
             self._discard()
-            self._give_back(claim, f"{type(error).__name__}: {error}", counted=True)
+            self._give_back(claim, _GivenUp.after(error))
         return None
 
     def _task(self, session: Session, claim: Claim) -> _Task:
@@ -172,8 +189,10 @@ class Slot:
             return self._commit(task, answer["done"], answer["seconds"], go_on=go_on)
         failed = answer["failed"]
         if not failed["permanent"]:
-            raise _GivenUp(failed["message"], counted=True)
-        self._insist(lambda: self._transact(steps.fail, claim, failed["code"], failed["message"]))
+            raise _GivenUp(failed["message"], counted=True, waiting_for=failed["waiting_for"])
+        self._outage.insist(
+            lambda: self._transact(steps.fail, claim, failed["code"], failed["message"])
+        )
         return None
 
     def _attend(self, claim: Claim, child: Child) -> dict[str, Any]:
@@ -215,14 +234,11 @@ class Slot:
             watch.kill_at = now + self._settings.stop_grace_s
 
     def _beat(self, claim: Claim, watch: _Watch) -> bool:
-        """Renew the lease and write down progress; gives whether the job is asked to pause.
-
-        While the database is away the child works on: whether the attempt still counts is
-        decided by the fence, not by the time.
-        """
+        """Renew the lease and write down progress; gives whether the job is asked to pause."""
         progress, watch.progress = watch.progress, None
         try:
             with self._database.transaction() as session:
+                self._outage.tell(session, claim)
                 if progress is None:
                     renew(session, claim, self._settings.lease_s)
                     job = get_job(session, claim.job_id)
@@ -230,10 +246,12 @@ class Slot:
                     job = lock_worked_on(session, claim.job_id)
                     renew(session, claim, self._settings.lease_s)
                     steps.report(session, job, **progress)
-                return job.pause_requested_at is not None
+                pausing = job.pause_requested_at is not None
         except AWAY as error:
-            self._log.warning("heartbeat.failed", error=str(error))
+            self._outage.note(error)
             return False
+        self._outage.forget()
+        return pausing
 
     def _commit(
         self, task: _Task, result: steps.Values, seconds: float, *, go_on: bool
@@ -245,6 +263,7 @@ class Slot:
         claim = task.claim
 
         def write(session: Session) -> _Task | None:
+            self._outage.tell(session, claim)
             job = steps.commit(session, claim, task.given, result, self._store, seconds)
             if not go_on or self._draining.is_set():
                 return None
@@ -252,43 +271,43 @@ class Slot:
             return None if found is None else self._task(session, found)
 
         try:
-            return self._insist(lambda: self._transact(write))
-        except (LeaseLost, *AWAY):
+            return self._outage.insist(lambda: self._transact(write))
+        except LeaseLost:
             raise
         except Exception as error:  # a result that cannot be written; another attempt may do
-            raise _GivenUp(f"{type(error).__name__}: {error}", counted=True) from error
+            raise _GivenUp.after(error) from error
 
-    def _give_back(self, claim: Claim, reason: str, *, counted: bool) -> None:
-        delay_s = self._settings.retry_delay_s * 2 ** (claim.attempts - 1) if counted else 0.0
-        try:
-            self._insist(
-                lambda: self._transact(
-                    release,
+    def _give_back(self, claim: Claim, verdict: _GivenUp) -> None:
+        first_s = self._settings.retry_delay_s
+        delay_s = first_s * 2 ** (claim.attempts - 1) if verdict.counted else 0.0
+
+        def write(session: Session) -> None:
+            if verdict.waiting_for is not None:
+                hold(
+                    session,
                     claim,
-                    reason=reason,
-                    max_attempts=self._settings.max_attempts,
-                    counted=counted,
-                    delay_s=min(delay_s, _LONGEST_DELAY_S),
+                    waiting_for=verdict.waiting_for,
+                    first_s=first_s,
+                    longest_s=_LONGEST_DELAY_S,
                 )
+                return
+            release(
+                session,
+                claim,
+                reason=str(verdict),
+                max_attempts=self._settings.max_attempts,
+                counted=verdict.counted,
+                delay_s=min(delay_s, _LONGEST_DELAY_S),
             )
+
+        try:
+            self._outage.insist(lambda: self._transact(write))
         except (LeaseLost, *AWAY) as error:
             self._log.info("work.not_given_back", reason=str(error))
 
     def _transact(self, write: Callable[..., T], *given: Any, **named: Any) -> T:
         with self._database.transaction() as session:
             return write(session, *given, **named)
-
-    def _insist(self, act: Callable[[], T]) -> T:
-        """Try again while the database is away; a write that did go through loses its lease."""
-        deadline = time.monotonic() + _PATIENCE_LEASES * self._settings.lease_s
-        while True:
-            try:
-                return act()
-            except AWAY as error:
-                if time.monotonic() > deadline:
-                    raise
-                self._log.warning("database.away", error=str(error))
-                time.sleep(_TICK_S)
 
     def _discard(self) -> None:
         if self._child is not None:

@@ -28,7 +28,7 @@ from models.jobs import (
     request_pause,
     resume,
 )
-from models.overview import best_trials, measured_trials
+from models.overview import best_trials, measured_trials, waiting_for
 from models.uploads import get_dataset, get_network
 from search.cost import Budget, UnreachableBudget
 from search.evaluation.errors import DatasetError
@@ -52,7 +52,10 @@ Key = Annotated[
 def views(session: Session, rows: Sequence[Job]) -> list[JobView]:
     best = best_trials(session, rows)
     counts = measured_trials(session, [row.id for row in rows])
-    return [job_view(row, best.get(row.id), counts.get(row.id, 0)) for row in rows]
+    waiting = waiting_for(session, [row.id for row in rows if not row.terminal])
+    return [
+        job_view(row, best.get(row.id), counts.get(row.id, 0), waiting.get(row.id)) for row in rows
+    ]
 
 
 def view(session: Session, row: Job) -> JobView:

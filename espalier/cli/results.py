@@ -28,6 +28,7 @@ def _show(view: dict[str, Any], files: list[dict[str, Any]]) -> None:
     spec = view["spec"]
     rows = {
         "state": f"{stage(view)}, {view['progress']:.0%}",
+        "waits for": view["waiting_for"] or "",
         "strategy": spec["strategy"]["name"],
         "criterion": spec["criterion"] or "",
         "budget": _budget(spec),

@@ -52,6 +52,12 @@ def stage(view: dict[str, Any]) -> str:
     return str(view["state"])
 
 
+def news(view: dict[str, Any]) -> str:
+    """What it waits for, if something keeps it from going on, else its best trial so far."""
+    waiting = view["waiting_for"]
+    return f"waits for {waiting}" if waiting else best_line(view)
+
+
 def warn(view: dict[str, Any], told: set[str]) -> None:
     """Say each of the job's warnings once.
 
@@ -128,13 +134,13 @@ def follow(client: Client, job: str) -> None:
                     task,
                     description=stage(view),
                     completed=view["progress"],
-                    best=escape(best_line(view)),
+                    best=escape(news(view)),
                 )
     else:
         said = ""
         for view in client.watch(job):
             warn(view, told)
-            line = f"{stage(view):<10} {view['progress']:4.0%}  {best_line(view)}".rstrip()
+            line = f"{stage(view):<10} {view['progress']:4.0%}  {news(view)}".rstrip()
             if line != said and not view["terminal"]:
                 said = line
                 out.print(escape(line))

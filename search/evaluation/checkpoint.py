@@ -31,13 +31,30 @@ def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) ->
         name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()
     }
     try:
-        save_file(copies, partial, metadata={_KEY: json.dumps(facts, allow_nan=False)})
+        write_tensors(partial, copies, {_KEY: json.dumps(facts, allow_nan=False)})
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: the disk is full, say; safetensors' own error has no number to tell it by.
+    """
+    try:
+        save_file(dict(tensors), path, metadata=None if metadata is None else dict(metadata))
+    except SafetensorError:
+        with path.open("wb") as file:
+            size = sum(value.nbytes for value in tensors.values())
+            os.posix_fallocate(file.fileno(), 0, max(1, size))
+        raise
 
 
 def restore(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from espalier.format.lift import pack
+from search.evaluation.checkpoint import write_tensors
 from search.evaluation.metrics import outputs
 from search.export.curve import curve_facts, points_of, points_summary
 from search.export.levels import has_levels, levels_facts
@@ -155,7 +155,7 @@ def _verified(
     with tempfile.TemporaryDirectory() as name:
         spec, reference = Path(name) / "spec.json", Path(name) / "reference.safetensors"
         spec.write_text(result.spec.model_dump_json(), encoding="utf-8")
-        save_file({"logits": logits.contiguous()}, reference)
+        write_tensors(reference, {"logits": logits.contiguous()})
         measured = verify(
             package=package,
             onnx=onnx,

@@ -13,7 +13,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from espalier.cli import app
+from espalier.cli.watching import news
 from espalier.client import Client
+from models.claims import claim_next, hold
 from models.job import Job
 from models.locks import lock_job
 from models.trial import Trial
@@ -238,6 +240,31 @@ def test_warnings_are_told_once_and_not_on_standard_output(
     with Client(running.url) as client:
         (warning,) = client.job(job)["warnings"]
     assert warning["code"] == "data.odd"
+
+
+def test_a_job_says_what_it_waits_for(run: Run, running: Running, files: Files) -> None:
+    """In its view, once in its events, and on the command line; as soon as it is held."""
+    with Client(running.url) as client:
+        for waiting in client.jobs(state="queued"):
+            client.cancel(waiting["id"])
+        job = submitted(run, files)
+        before = client.job(job)
+        assert before["waiting_for"] is None
+        for _ in range(2):
+            with running.service.database.transaction() as session:
+                claim = claim_next(session, "test", 30.0)
+                assert claim is not None
+                assert claim.job_id == job
+                hold(session, claim, waiting_for="disk: [full]", first_s=0.0, longest_s=0.0)
+        view = client.job(job)
+        assert view["waiting_for"] == "disk: [full]"
+        assert view["version"] > before["version"]
+        (told,) = [item for item in client.events(job) if item["kind"] == "waiting"]
+        assert told["data"] == {"kind": "prepare", "for": "disk: [full]"}
+        assert "waits for disk: [full]" in run("show", job).stdout
+        assert news(view) == "waits for disk: [full]"
+        client.cancel(job)
+        assert client.job(job)["waiting_for"] is None
 
 
 def test_what_has_ended_is_not_pausing(run: Run, running: Running, files: Files) -> None:

@@ -8,6 +8,8 @@ fake:
     raises: kinds that raise, with what.
     deaf: kinds that do not stop when asked.
     warnings: that `prepare` gives.
+    full: kinds whose disk is full as long as the file of that name exists.
+    bulk: how many more metrics a trial has.
     log: a file that gets a line at each start and end: `start evaluate 3 PID`.
 """
 
@@ -63,6 +65,9 @@ class Run:
         return bool(left <= 0)
 
     def put(self, content: str) -> str:
+        full = self.fake.get("full", {}).get(self.kind)
+        if full is not None and Path(full).exists():
+            Path("/dev/full").write_text(content)
         with tempfile.NamedTemporaryFile("w") as file:
             file.write(content)
             file.flush()
@@ -120,7 +125,8 @@ def evaluate(given: Values, context: Context) -> Values:
             "number": proposal["number"],
             "plan": proposal["plan"],
             "score": proposal["number"] / 100,
-            "metrics": {"top1": proposal["number"] / 100},
+            "metrics": {"top1": proposal["number"] / 100}
+            | {f"metric {number}": 0.5 for number in range(run.fake.get("bulk", 0))},
             "cost": {"macs": 50},
             "losses": None,
         },
