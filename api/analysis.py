@@ -19,12 +19,15 @@ from api.views import (
     TensorView,
     ValidationView,
 )
+from espalier.format.classes import check_classes
+from espalier.format.errors import FormatError
 from espalier.format.ir import Graph, TensorType, size
 from espalier.format.operators import infer
 from espalier.format.package import Package
 from models.blobs import BlobStore
 from search.cost import Budget, CostModel, check_reachable, choices_of, smallest_cost
 from search.evaluation.data import Description
+from search.evaluation.errors import DatasetMismatch
 from search.evaluation.fit import check_augment, check_fits, check_metric
 from search.evaluation.splits import sizes
 from search.graph import space_of
@@ -122,6 +125,10 @@ def check_job(
         DatasetError: the dataset does not fit the network or the splits asked for.
     """
     description = Description.model_validate(dataset)
+    try:
+        check_classes(classes, analysis.space.graph)
+    except FormatError as error:  # of a network that came before its names were compared
+        raise DatasetMismatch(str(error), "network") from None
     fit = check_fits(description, analysis.space.graph, classes)
     check_augment(spec.finetune.augment, fit.input_shape)
     check_metric(spec.evaluation.metric, labelled=description.labelled, classes=fit.outputs)

@@ -14,6 +14,7 @@ from api.schemas import NetworkPage, network_view
 from api.storing import store
 from api.uploads import DIGEST, FILE, NAME, Received, answers, receive
 from api.views import NetworkView
+from espalier.format.classes import check_classes
 from espalier.format.package import read_package
 from models.network import Network
 from models.uploads import get_network, list_networks
@@ -24,6 +25,7 @@ router = APIRouter(prefix="/v1/networks", tags=["networks"])
 def _store(service: Service, received: Received) -> tuple[NetworkView, bool]:
     def described() -> tuple[str, dict[str, Any]]:
         package = read_package(received.path)
+        check_classes(package.manifest.classes, package.graph)
         analysis = service.analyses.get(received.stored.digest, lambda: Analysis.of(package.graph))
         name = received.name or package.manifest.name
         return name, describe(package, analysis).model_dump(mode="json")

@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 
 from espalier.format.build import build, graph_of, tensors_of
 from espalier.format.check import check
+from espalier.format.classes import check_classes
 from espalier.format.errors import EspalierError, FormatError
 from espalier.format.ir import Graph
 from espalier.format.lift_calls import compare, pruned, start, translate
@@ -107,12 +108,12 @@ def pack(
         network: any module; one that `load` or `build` made is written with its own graph.
         example: an input, or a tuple of them, batch first.
         preprocessing: how raw data becomes the network's input.
-        classes: names of the outputs, if it classifies.
+        classes: names of the outputs, if it classifies; one for each, or none.
         extra: further facts for the manifest, as JSON values.
     Returns:
         The path written.
     Raises:
-        FormatError: see `lift`.
+        FormatError: see `lift`; or names for more or fewer classes than there are scores.
     """
     if "espalier" in getattr(network, "meta", {}):
         graph = graph_of(network)
@@ -122,6 +123,7 @@ def pack(
             lifted = _lifted(network, examples(example))
             _check(network, lifted, examples(example))
         graph, tensors = lifted.graph, dict(lifted.tensors)
+    check_classes(classes, graph)
     return write_package(
         path,
         {

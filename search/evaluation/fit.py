@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -75,18 +76,27 @@ def order_of(data: Sequence[str], network: Sequence[str]) -> tuple[int, ...]:
     Empty where they are the same, or where one has no names: then numbers are taken as they are.
 
     Raises:
-        DatasetMismatch: the network has no class of such a name.
+        DatasetMismatch: the network has no class of such a name, or several.
     """
-    if not data or not network:
+    if not data or not network or tuple(data) == tuple(network):
         return ()
-    strange = [name for name in data if name not in network]
-    if strange:
+    number = {name: index for index, name in enumerate(network)}
+    strange = next((name for name in data if name not in number), None)
+    if strange is not None:
         raise DatasetMismatch(
-            f"the data names a class {strange[0]!r}, which is none of the network's "
+            f"the data names a class {strange!r}, which is none of the network's "
             f"({', '.join(map(repr, network[:3]))} ...): rename it, or pack the network without "
             "names, and the data's numbers are taken as they are"
         )
-    order = tuple(network.index(name) for name in data)
+    times = Counter(data) | Counter(network)  # the larger count of each
+    twice = next((name for name in data if times[name] > 1), None)
+    if twice is not None:
+        raise DatasetMismatch(
+            f"two classes are named {twice!r} and cannot be told apart: rename one in the data and "
+            "the network, or pack the network without names, and the data's numbers are taken as "
+            "they are"
+        )
+    order = tuple(number[name] for name in data)
     return () if order == tuple(range(len(order))) else order
 
 

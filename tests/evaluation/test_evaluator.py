@@ -14,7 +14,7 @@ from torch.nn import functional
 from search.evaluation.data import Dataset, Examples, load_dataset
 from search.evaluation.errors import DatasetMismatch, DatasetTooSmall, LabelsNeeded
 from search.evaluation.evaluator import Evaluator
-from search.evaluation.fit import check_metric
+from search.evaluation.fit import check_metric, order_of
 from search.evaluation.measuring import OriginalUnusable
 from search.evaluation.metrics import Tally, score_of
 from search.evaluation.shift import shift, statistics
@@ -221,6 +221,16 @@ def test_classes_of_data_are_found_by_their_names() -> None:
         Evaluator(
             what.network, what.space, named(images, labels, (*"zyxwvutsr", "ten")), network, job()
         )
+
+
+def test_a_name_that_two_classes_share_tells_none_apart() -> None:
+    """ImageNet has two cranes: the same list in data and network is taken as it is, no other."""
+    cranes = ("crane", "owl", "crane")
+    assert order_of(cranes, cranes) == ()
+    assert order_of(("owl",), cranes) == (1,)
+    for data, network in ((("owl", "crane"), cranes), (cranes, ("crane", "owl", "heron"))):
+        with pytest.raises(DatasetMismatch, match="two classes are named 'crane'"):
+            order_of(data, network)
 
 
 def test_relative_recalibration_keeps_a_network_of_which_nothing_is_cut() -> None:
