@@ -26,7 +26,7 @@ from models.event import Event
 from models.job import Job, State
 from models.network import Network
 from models.trial import Trial
-from search.spec import with_version
+from search.versions import with_version
 
 _CURSOR = Field(description="give it as `cursor` for what follows; null at the end")
 

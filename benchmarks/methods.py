@@ -199,8 +199,12 @@ def _key(method: str, variant: str, seed: int) -> dict[str, Any]:
 
 
 def _job(spec: JobSpec) -> dict[str, Any]:
+    """What differs from the defaults; records without a version are of the first."""
     strategy = spec.strategy.model_dump(mode="json", exclude_defaults=True)
-    return {**spec.model_dump(mode="json", exclude_defaults=True), "strategy": strategy}
+    job = {**spec.model_dump(mode="json", exclude_defaults=True), "strategy": strategy}
+    return {key: value for key, value in job.items() if key != "version"} | (
+        {"version": spec.version} if spec.version > 1 else {}
+    )
 
 
 def _facts(run: Compression, found: Found, spec: JobSpec) -> dict[str, Any]:

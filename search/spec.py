@@ -4,44 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
-
-@dataclass(frozen=True, slots=True)
-class Later:
-    """Marks a field that specifications stored before it was there lack: they mean `value`."""
-
-    value: Any
-
-
-class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    def identity(self) -> dict[str, Any]:
-        """What a job's work is matched by, as JSON values: the same before and after an upgrade.
-
-        A field that came later is left out while it says what its absence said before.
-        """
-        values = self.model_dump(mode="json")
-        for name, field in type(self).model_fields.items():
-            part = getattr(self, name)
-            if isinstance(part, Frozen):
-                values[name] = part.identity()
-            elif any(isinstance(mark, Later) and mark.value == part for mark in field.metadata):
-                del values[name]
-        return values
-
+from search.versions import NEWEST, Frozen, Later, Version, with_version
 
 _PERCENT = re.compile(r"^\d{1,3}(\.\d+)?%$")
 
@@ -324,6 +297,11 @@ class EvaluationSpec(Frozen):
         description="give up a trial once the first of the hold-out tell that it does not beat the "
         "best so far; calibrate on an eighth of the calibration examples, 64 at least",
     )
+    allow_chance: Annotated[bool, Later(False)] = Field(
+        False,
+        description="go on, with a warning, where the original network is no better on the "
+        "hold-out than to always answer its most frequent class",
+    )
 
 
 class FineTuneSpec(Frozen):
@@ -349,15 +327,6 @@ class FineTuneSpec(Frozen):
         description="which epoch's weights: the best on the hold-out, or the last; last where the "
         "network was trained on the hold-out, which then prefers the untuned start",
     )
-
-
-Version = Literal[1, 2]
-NEWEST: Version = 2
-
-
-def with_version(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored specification with its version; what was stored without one is of the first."""
-    return {"version": 1, **values}
 
 
 class JobSpec(Frozen):
@@ -416,7 +385,9 @@ class JobSpec(Frozen):
     @property
     def levels(self) -> dict[str, Any]:
         """What the losses of single groups (`search.levels`) follow from, besides the files."""
-        evaluation = self.evaluation.model_dump(mode="json", exclude={"metric", "racing"})
+        evaluation = self.evaluation.model_dump(
+            mode="json", exclude={"metric", "racing", "allow_chance"}
+        )
         rounding = self.rounding.model_dump(mode="json")
         rules = {"version": self.version, "seed": self.seed, "ranking": self.ranking}
         return {**rules, **evaluation, **rounding}
@@ -428,6 +399,16 @@ class JobSpec(Frozen):
         if self.version == NEWEST:
             del asked["version"]
         return asked
+
+    @property
+    def stratifies(self) -> bool:
+        """Whether splits are made class by class."""
+        return self.version >= 2
+
+    @property
+    def allows_chance(self) -> bool:
+        """Whether an original at chance is no reason to refuse the job."""
+        return self.evaluation.allow_chance or self.version < 2
 
     @property
     def calibrates(self) -> bool:

@@ -21,6 +21,7 @@ from search.evaluation.evaluator import Start
 from search.evaluation.finetune import FineTuner
 from search.evaluation.leveling import level
 from search.evaluation.metrics import finite
+from search.evaluation.plausibility import check_answers, check_splits
 from search.evaluation.seeds import derive, generator
 from search.files import Files
 from search.records import (
@@ -62,6 +63,7 @@ def prepare(
         FormatError: the network's package is malformed.
         UnreachableBudget: even the narrowest plan exceeds the budget; found before data is read.
         DatasetError: the data is malformed, does not fit the network, or is too little.
+        BaselineAtChance: the original is no better than the most frequent class.
     """
     context = context_of(inputs, files)
     problem, spec = context.problem, inputs.spec
@@ -69,6 +71,10 @@ def prepare(
     check_reachable(problem.cost, budget, choices)
     evaluator = context.evaluator
     baseline = evaluator.baseline()
+    warnings = check_splits(context.dataset, evaluator.splits)
+    answers = evaluator.answers()
+    if answers is not None:
+        warnings += check_answers(answers, allow_chance=spec.allows_chance)
     return Prepared(
         baseline=finite(baseline),
         score=cast(float, evaluator.score(baseline)),  # a number, or there were no baseline
@@ -79,6 +85,7 @@ def prepare(
         excluded=problem.space.excluded,
         graph=graph_to_json(problem.space.graph),
         levels=levels,
+        warnings=tuple(warnings),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from search import context, engine
 from search.cost import CostModel, UnreachableBudget
 from search.evaluation import checkpoint
 from search.evaluation.errors import DatasetMismatch
+from search.evaluation.plausibility import BaselineAtChance
 from search.files import FolderFiles
 from search.graph import space_of
 from search.pruning import apply, select
@@ -329,6 +331,56 @@ def test_tuning_in_slices_equals_tuning_at_once(materials: Materials, prepared: 
     assert sliced.checkpoint == whole.checkpoint
     assert seen == sorted(seen)
     assert seen[-1] == 1
+
+
+@pytest.mark.usefixtures("forgetful")
+def test_a_job_that_began_before_there_were_versions_goes_on_as_it_began(
+    materials: Materials,
+) -> None:
+    """Its checkpoint names the specification as it was stored then; splits are those of then."""
+    job, files = materials.job(UniformSpec()), materials.files
+    stored = job.to_json()
+    del stored["spec"]["version"]
+    del stored["spec"]["evaluation"]["allow_chance"]
+    begun = Inputs.from_json(json.loads(json.dumps(stored)))
+    prepared = engine.prepare(begun, files)
+    assert engine.prepare(job, files).baseline != prepared.baseline
+    winner, _ = engine.find_winner(begun, prepared, files)
+    first = engine.tune(begun, prepared, winner, None, files, should_stop=lambda: True)
+    _, facts = checkpoint.restore(files.path(first.checkpoint))
+    subject = json.dumps([stored, winner.kept, winner.weights])
+    assert facts["identity"]["subject"] == hashlib.sha256(subject.encode()).hexdigest()
+    assert facts["identity"]["spec"] == stored["spec"]["finetune"]
+    context.forget()
+    again = Inputs.from_json(json.loads(json.dumps(begun.to_json())))  # stored by this version
+    rest = engine.tune(again, prepared, winner, first.checkpoint, files)
+    assert rest == engine.tune(begun, prepared, winner, None, files)
+    assert rest.done
+    with pytest.raises(checkpoint.CheckpointInvalid):
+        engine.tune(job, prepared, winner, first.checkpoint, files)
+
+
+def test_an_original_at_chance_is_refused_before_the_search(materials: Materials) -> None:
+    """The labels are one off; without labels nothing is known of chance."""
+    arrays = dict(np.load(materials.folder / "digits.npz"))
+    arrays["train_labels"] = (arrays["train_labels"] + 1) % 10
+    path = materials.folder / "shifted.npz"
+    np.savez(path, **arrays)
+    job = replace(materials.job(), dataset=materials.files.put(path))
+    with pytest.raises(BaselineAtChance, match=r"top-1 .* evaluation\.allow_chance"):
+        engine.prepare(job, materials.files)
+    allowed = EvaluationSpec(
+        metric="cross_entropy", calibration=128, holdout=200, allow_chance=True
+    )
+    spec = job.spec.model_copy(update={"evaluation": allowed})
+    warnings = engine.prepare(replace(job, spec=spec), materials.files).warnings
+    assert warnings[0].code == BaselineAtChance.code
+    bare = {name: arrays[name] for name in ("train_images", "test_images")}
+    np.savez(path, **bare)
+    agreement = job.spec.evaluation.model_copy(update={"metric": "agreement"})
+    spec = job.spec.model_copy(update={"evaluation": agreement})
+    unlabelled = replace(job, dataset=materials.files.put(path), spec=spec)
+    assert engine.prepare(unlabelled, materials.files).warnings == ()
 
 
 def test_a_draft_that_wins_is_tuned_from_what_was_scored(

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from search.records import Inputs
-from search.spec import NEWEST, JobSpec
+from search.spec import JobSpec
+from search.versions import NEWEST
 
 # As the service stored them before specifications had a version, one of each strategy.
 STORED: list[dict[str, Any]] = json.loads(

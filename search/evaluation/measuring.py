@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from espalier.format.errors import EspalierError
-from espalier.format.package import Manifest
+from espalier.format.package import Manifest, Preprocessing
 from search.evaluation.data import Dataset
 from search.evaluation.feed import Feed
 from search.evaluation.fit import check_augment, check_fits, check_metric
 from search.evaluation.inference import Inference
 from search.evaluation.metrics import Tally, each, finite, outputs, score_of
+from search.evaluation.plausibility import Answers
 from search.evaluation.racing import race
 from search.evaluation.scoring import Inputs, Scorer, batch_of
 from search.evaluation.seeds import derive
@@ -67,9 +68,14 @@ class Examiner:
         check_metric(spec.evaluation.metric, labelled=self.labelled, classes=self.fit.outputs)
         self.space = space
         self.spec = spec
+        self._manifest = manifest
         self.original = network.to(self.device).eval()
         self.splits = split(
-            dataset, spec.evaluation, derive(spec.seed, 0), calibrates=spec.calibrates
+            dataset,
+            spec.evaluation,
+            derive(spec.seed, 0),
+            calibrates=spec.calibrates,
+            stratifies=spec.stratifies,
         )
         self.feed = Feed(dataset.train, self.fit, manifest.preprocessing, self.device)
         own_test = dataset.test if self.splits.own_test and dataset.test else dataset.train
@@ -164,6 +170,18 @@ class Examiner:
                 )
             self._baseline = measured
         return dict(self._baseline)
+
+    def answers(self) -> Answers | None:
+        """What the original answers on the hold-out; `None` without labels."""
+        if not self.labelled:
+            return None
+        manifest = self._manifest
+        return Answers(
+            self.reference("holdout").argmax(1).cpu().numpy(),
+            self._holdout_feed.labels(self._holdout).cpu().numpy(),
+            manifest.classes,
+            manifest.preprocessing != Preprocessing(),
+        )
 
     def first(self, network: GraphModule, count: int) -> dict[str, float]:
         """Metrics on the first of the hold-out, and as `examples` on how many.

@@ -1,4 +1,8 @@
-"""Who sees which examples: calibration, tuning, hold-out and test, never shared."""
+"""Who sees which examples: calibration, tuning, hold-out and test, never shared.
+
+Where there are labels every split is made up of the classes as the data is, see
+`search.evaluation.stratify`.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ import numpy as np
 
 from search.evaluation.data import Dataset
 from search.evaluation.errors import DatasetTooSmall
+from search.evaluation.stratify import stratified
 from search.spec import EvaluationSpec
 
 Indices = np.ndarray[Any, np.dtype[np.int64]]
@@ -91,8 +96,23 @@ def sizes(
     return Sizes(calibration, tuning, holdout, test)
 
 
-def split(dataset: Dataset, spec: EvaluationSpec, seed: int, *, calibrates: bool = False) -> Splits:
+_RARE = ("holdout", "tuning", "test", "calibration")
+"""Which splits get the few examples of a rare class: first those that tell it and that teach it."""
+
+
+def split(
+    dataset: Dataset,
+    spec: EvaluationSpec,
+    seed: int,
+    *,
+    calibrates: bool = False,
+    stratifies: bool = True,
+) -> Splits:
     """Divide a dataset at random, the same way for the same seed.
+
+    Args:
+        calibrates: see `sizes`.
+        stratifies: by class, where there are labels.
 
     Raises:
         DatasetTooSmall: see `sizes`.
@@ -102,6 +122,9 @@ def split(dataset: Dataset, spec: EvaluationSpec, seed: int, *, calibrates: bool
     )
     take = sizes(len(dataset.train), own_holdout, own_test, spec, calibrates=calibrates)
     random = np.random.default_rng(seed)
+    labels = dataset.train.labels
+    if stratifies and labels is not None:
+        return _stratified(dataset, labels, take, random)
     order = random.permutation(len(dataset.train)).astype(np.int64)
     if own_test is not None:
         test, rest = np.arange(take.test, dtype=np.int64), order
@@ -119,4 +142,25 @@ def split(dataset: Dataset, spec: EvaluationSpec, seed: int, *, calibrates: bool
         np.sort(test),
         own_holdout is not None,
         own_test is not None,
+    )
+
+
+def _stratified(
+    dataset: Dataset, labels: Indices, take: Sizes, random: np.random.Generator
+) -> Splits:
+    counts = {"calibration": take.calibration, "tuning": take.tuning}
+    if dataset.holdout is None:
+        counts = {"holdout": take.holdout} | counts
+    if dataset.test is None:
+        counts = {"test": take.test} | counts
+    found = stratified(labels, counts, _RARE, random)
+    if dataset.test is not None:
+        found["test"] = np.arange(take.test, dtype=np.int64)
+    if dataset.holdout is not None and dataset.holdout.labels is not None:
+        count = {"holdout": take.holdout}
+        found |= stratified(dataset.holdout.labels, count, _RARE, random)
+    return Splits(
+        **{name: np.sort(places) for name, places in found.items()},
+        own_holdout=dataset.holdout is not None,
+        own_test=dataset.test is not None,
     )

@@ -17,10 +17,12 @@ from search.evaluation.evaluator import Evaluator
 from search.evaluation.fit import check_metric, order_of
 from search.evaluation.measuring import OriginalUnusable
 from search.evaluation.metrics import Tally, score_of
+from search.evaluation.seeds import derive
 from search.evaluation.shift import shift, statistics
+from search.evaluation.splits import split
 from search.pruning import apply
 from search.pruning.positions import alive
-from search.spec import EvaluationSpec, Reconstruction
+from search.spec import EvaluationSpec, JobSpec, Reconstruction
 from search.strategies.base import Solve
 from tests.evaluation.digits import BARE, digits, evaluator, job, kept, raw, unlabelled
 
@@ -55,6 +57,20 @@ def test_no_top5_among_five_classes_and_no_score_for_nan() -> None:
     assert score_of("top1", tally.metrics()) is None
     with pytest.raises(DatasetMismatch, match="top5"):
         check_metric("top5", labelled=True, classes=5)
+
+
+def test_a_job_has_the_splits_of_its_version() -> None:
+    spec = job()
+    values = spec.model_dump(mode="json")
+    del values["version"]
+    for made, stratifies in ((JobSpec.stored(values), False), (spec, True)):
+        wanted = split(
+            digits().dataset, spec.evaluation, derive(spec.seed, 0), stratifies=stratifies
+        )
+        for name in ("calibration", "tuning", "holdout", "test"):
+            np.testing.assert_array_equal(
+                getattr(evaluator(made).splits, name), getattr(wanted, name)
+            )
 
 
 def test_the_baseline_is_the_original_on_the_holdout() -> None:

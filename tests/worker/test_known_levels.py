@@ -69,7 +69,7 @@ def measured(
         {"budget": {"params": 1000}},
         {"strategy": {"name": "allocate", "trials": 5, "points": 3}},
         {"criterion": "obs"},
-        {"evaluation": {"metric": "agreement", "racing": True}},
+        {"evaluation": {"metric": "agreement", "racing": True, "allow_chance": True}},
         {"finetune": {"epochs": 0}, "name": "another"},
     ],
 )
