@@ -17,9 +17,11 @@ from models.bell import QUEUE, TASK, BrokerBell
 from models.blobs import BlobStore
 from models.database import Database
 from models.settings import Settings
+from worker import broker
 from worker.supervisor import Slot
 
 settings = Settings()
+broker.install()
 
 app = Celery("espalier", broker=settings.broker)
 app.conf.update(
