@@ -179,6 +179,22 @@ def test_our_services_write_to_the_volume_alone_and_take_further_settings(
     assert service["env_file"] == [{"path": ".env", "required": False}]
 
 
+def test_databases_have_passwords_and_none_by_default() -> None:
+    text = (ROOT / "docker-compose.yml").read_text()
+    for name in ("POSTGRES_PASSWORD", "REDIS_PASSWORD"):
+        uses = re.findall(rf"\$\{{{name}(.*?)\}}", text)
+        assert len(uses) > 1, f"a server and its clients take {name}"
+        assert all(use.startswith(":?") for use in uses), f"{name} must be set, not empty"
+    environment = SERVICES["api"]["environment"]
+    for url, server in (("DATABASE", "postgres"), ("REDIS", "redis")):
+        assert re.search(
+            rf"://\w*:\$\{{\w+_PASSWORD:\?[^}}]+\}}@{server}:", environment[f"ESPALIER_{url}_URL"]
+        )
+    assert "--requirepass ${REDIS_PASSWORD:?" in SERVICES["redis"]["command"]
+    guide = (ROOT / "docs/guide.md").read_text()
+    assert "POSTGRES_PASSWORD=%s\\nREDIS_PASSWORD=%s" in guide
+
+
 def test_settings_in_the_environment_are_settings_of_the_service() -> None:
     for service in SERVICES.values():
         for name in service.get("environment", {}):

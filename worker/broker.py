@@ -21,18 +21,18 @@ def install() -> None:
     TRANSPORT_ALIASES["redis"] = f"{__name__}:Transport"
 
 
-class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no types
+class Channel(redis.Channel):
     """Drops what is no JSON."""
 
     def _brpop_read(self, **options: Any) -> Any:
         try:
-            return super()._brpop_read(**options)
+            return super()._brpop_read(**options)  # type: ignore[no-untyped-call]  # kombu's
         except (ValueError, RecursionError) as error:  # UnicodeDecodeError, JSONDecodeError
             _dropped(type(error).__name__)
             return True
 
 
-class Transport(redis.Transport):  # type: ignore[misc]  # kombu has no types
+class Transport(redis.Transport):
     """Drops what is JSON, but not what its reader takes for granted."""
 
     Channel = Channel
@@ -42,7 +42,7 @@ class Transport(redis.Transport):  # type: ignore[misc]  # kombu has no types
             _dropped("not a message of the service")
             return
         try:
-            super()._deliver(message, queue)
+            super()._deliver(message, queue)  # type: ignore[no-untyped-call]  # kombu's
         except Exception as error:  # commands and news from other workers come here too
             # Kombu counts a missing key among the errors of the connection.
             if isinstance(error, self.connection_errors) and not isinstance(error, KeyError):

@@ -34,37 +34,35 @@ def _message(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
+VALUES: list[Any] = [
+    None,
+    7,
+    "text",
+    [],
+    {},
+    {"properties": {}},
+    {"properties": None},
+    _message(body=None),
+    _message(body="no base64!"),
+    _message(body=base64.b64encode(b"no JSON").decode()),
+    _message(body=base64.b64encode(b'[["1"], {}, {}]').decode()),
+    _message(headers=None),
+    _message(headers=[]),
+    _message(headers={}),
+    _message(headers={"task": TASK}),
+    _message(headers={"task": {"un": "hashable"}, "id": "x"}),
+    _message(headers={"task": "another", "id": "x"}),
+    _message(headers={"task": TASK, "id": "x", "eta": "soon", "timelimit": 3}),
+    _message(properties={"delivery_tag": {}, "delivery_info": {}}),
+    _message(properties={"delivery_tag": "x", "delivery_info": 3}),
+]
 GARBAGE = [
     b"",
     b"garbage",
     b"\xff\xfe\x00",
     b"[" * 100_000,
     b'{"__type__": "uuid", "__value__": {"hex": "no"}}',
-    *(
-        json.dumps(value).encode()
-        for value in (
-            None,
-            7,
-            "text",
-            [],
-            {},
-            {"properties": {}},
-            {"properties": None},
-            _message(body=None),
-            _message(body="no base64!"),
-            _message(body=base64.b64encode(b"no JSON").decode()),
-            _message(body=base64.b64encode(b'[["1"], {}, {}]').decode()),
-            _message(headers=None),
-            _message(headers=[]),
-            _message(headers={}),
-            _message(headers={"task": TASK}),
-            _message(headers={"task": {"un": "hashable"}, "id": "x"}),
-            _message(headers={"task": "another", "id": "x"}),
-            _message(headers={"task": TASK, "id": "x", "eta": "soon", "timelimit": 3}),
-            _message(properties={"delivery_tag": {}, "delivery_info": {}}),
-            _message(properties={"delivery_tag": "x", "delivery_info": 3}),
-        )
-    ),
+    *(json.dumps(value).encode() for value in VALUES),
 ]
 
 
