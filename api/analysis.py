@@ -24,7 +24,7 @@ from espalier.format.errors import FormatError
 from espalier.format.ir import Graph, TensorType, size
 from espalier.format.operators import infer
 from espalier.format.package import Package
-from models.blobs import BlobStore
+from models.blobs import BlobStore, check_file
 from search.cost import Budget, CostModel, check_reachable, choices_of, smallest_cost
 from search.evaluation.data import Description
 from search.evaluation.errors import DatasetMismatch
@@ -73,9 +73,15 @@ class Analyses:
 
 @contextmanager
 def readable(store: BlobStore, digest: str) -> Iterator[Path]:
-    """A file with the blob's bytes: its own where the store is local, else a copy."""
+    """A file with the blob's bytes, checked: its own where the store is local, else a copy.
+
+    Raises:
+        BlobMissing: there is no such blob.
+        BlobCorrupt: the store holds other bytes than it should.
+    """
     own = store.local_path(digest)
     if own is not None:
+        check_file(digest, own)
         yield own
         return
     with tempfile.TemporaryDirectory(prefix="espalier-") as folder:

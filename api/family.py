@@ -15,7 +15,6 @@ from espalier.format.errors import FormatError
 from espalier.format.ir import Stored
 from espalier.format.package import Package, write_package
 from espalier.format.safetensors_header import Span, check_header
-from models.blobs import check_file
 from models.errors import BlobCorrupt
 from search.graph import shrink
 from search.graph.positions import alive
@@ -29,26 +28,22 @@ def write_trial(
     original: Package,
     space: SearchSpace,
     kept: Kept,
-    weights: tuple[Path, str] | None,
+    weights: Path | None,
     facts: Mapping[str, Any],
 ) -> Made:
     """Write the package of a trial; the same arguments give the same bytes.
 
     Args:
-        original: the network that the trial was cut from, its file still there.
+        original: the network that the trial was cut from, its file still there and checked.
         space: of that network.
-        weights: the trial's tuned weights, a safetensors file, and its SHA-256; `None` for those
-            of the original's weights that the cut leaves, as they are.
+        weights: the trial's tuned weights, a checked safetensors file; `None` for those of the
+            original's weights that the cut leaves, as they are.
         facts: for the manifest, as `trial` of its `extra`.
     Raises:
-        BlobCorrupt: the weights are damaged, or another network's.
+        BlobCorrupt: the weights are another network's.
     """
     graph = shrink(space, kept)
-    if weights is None:
-        tensors = _cut(original, space, kept)
-    else:
-        check_file(weights[1], weights[0])
-        tensors = _tuned(weights[0], graph.stored)
+    tensors = _cut(original, space, kept) if weights is None else _tuned(weights, graph.stored)
     manifest = original.manifest
     write_package(
         path,

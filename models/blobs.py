@@ -28,8 +28,9 @@ from models.errors import (
     BlobUnreachable,
     BlobUnwritable,
 )
+from models.pieces import PIECE_BYTES, Digests, Pieces
 
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = PIECE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +156,7 @@ class BlobStore:
         """
         self._store = store
         self._folder = folder
+        self._known = Pieces()
         self.temporary = folder / "tmp" if folder is not None else Path(tempfile.gettempdir())
 
     @classmethod
@@ -242,7 +244,8 @@ class BlobStore:
     def read(self, digest: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """The bytes of a blob from `start` to before `end`, in pieces.
 
-        The digest of a whole blob is checked before the last piece is given out.
+        All of a blob is checked against its digest before the last piece is given out. For a part,
+        the whole is read and checked first, and each of its pieces before it is given out.
 
         Raises:
             BlobMissing: before the first piece.
@@ -250,25 +253,41 @@ class BlobStore:
         """
         size = self.size_bytes(digest)
         stop = size if end is None else min(end, size)
-        return self._pieces(digest, start, stop, checked=start == 0 and stop == size)
+        if start == 0 and stop == size:
+            return self._whole(digest, size)
+        known = self._known.of(digest, lambda: self._whole(digest, size))
+        return self._part(digest, size, start, stop, known)
 
-    def _pieces(self, digest: str, start: int, stop: int, *, checked: bool) -> Iterator[bytes]:
+    def _whole(self, digest: str, size: int) -> Iterator[bytes]:
         sha256 = hashlib.sha256()
-        for offset in range(start, stop, CHUNK_BYTES):
-            try:
-                with _answering():
-                    end = min(offset + CHUNK_BYTES, stop)
-                    found = obstore.get_range(self._store, key_of(digest), start=offset, end=end)
-                    piece = bytes(found)
-            except FileNotFoundError:
-                raise self._missing(digest) from None
-            if checked:
-                sha256.update(piece)
-                if offset + CHUNK_BYTES >= stop:
-                    _check(digest, sha256.hexdigest())
+        for offset in range(0, size, CHUNK_BYTES):
+            piece = self._piece(digest, offset, size)
+            sha256.update(piece)
+            if offset + CHUNK_BYTES >= size:
+                _check(digest, sha256.hexdigest())
             yield piece
-        if checked and stop == 0:
+        if size == 0:
             _check(digest, sha256.hexdigest())
+
+    def _part(
+        self, digest: str, size: int, start: int, stop: int, known: Digests
+    ) -> Iterator[bytes]:
+        """The pieces that a part touches, cut to it; each is compared with the one of `known`."""
+        for number in range(start // CHUNK_BYTES, -(-stop // CHUNK_BYTES)):
+            offset = number * CHUNK_BYTES
+            piece = self._piece(digest, offset, size)
+            if number >= len(known) or hashlib.sha256(piece).digest() != known[number]:
+                raise BlobCorrupt(_damaged(digest, f"it changed about byte {offset}"))
+            yield piece[max(0, start - offset) : stop - offset]
+
+    def _piece(self, digest: str, offset: int, size: int) -> bytes:
+        """The `CHUNK_BYTES` of a blob that begin there, or what is left of it."""
+        try:
+            with _answering():
+                end = min(offset + CHUNK_BYTES, size)
+                return bytes(obstore.get_range(self._store, key_of(digest), start=offset, end=end))
+        except FileNotFoundError:
+            raise self._missing(digest) from None
 
     def fetch(self, digest: str, path: Path) -> None:
         """Copy a blob to a file, checked; the file appears whole or not at all.
@@ -358,7 +377,8 @@ def _answering() -> Iterator[None]:
 
 def _check(expected: str, actual: str) -> None:
     if actual != expected:
-        raise BlobCorrupt(
-            f"blob {expected} is damaged: its bytes have SHA-256 {actual}. Restore it from a "
-            "backup, or upload the file again"
-        )
+        raise BlobCorrupt(_damaged(expected, f"its bytes have SHA-256 {actual}"))
+
+
+def _damaged(digest: str, how: str) -> str:
+    return f"blob {digest} is damaged: {how}. Restore it from a backup, or upload the file again"

@@ -33,6 +33,16 @@ def test_a_changed_or_missing_file_is_refused(tmp_path: Path) -> None:
         FolderFiles(tmp_path / "store").path("0" * 64)
 
 
+def test_a_file_that_changed_after_it_was_verified_is_refused(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"weights")
+    files = FolderFiles(tmp_path / "store")
+    digest = files.put(source)
+    files.path(digest).write_bytes(b"weighty")
+    with pytest.raises(CorruptPackage, match=f"file {digest} holds"):
+        files.path(digest)
+
+
 def test_a_file_that_went_after_it_was_verified_is_missed(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(b"weights")

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from models.blobs import BlobStore, check_file
-from models.errors import BlobCorrupt
+from models.errors import BlobCorrupt, BlobUnwritable
 
 # A step opens its files by name, some of them minutes after it asked for them: copies that any
 # process asked for within this time are taken to be in use.
@@ -18,8 +18,9 @@ _IN_USE_S = 600.0
 class BlobFiles:
     """Content-addressed files for `search.engine`; of one process.
 
-    Every digest is checked when this process first uses it. Copies of remote blobs share a
-    folder with the other processes of the machine; the least recently used give way.
+    A file is compared with its digest whenever it is asked for, which is when it is read: a bit
+    that flips on the disk shows in no time or size. Copies of remote blobs share a folder with
+    the other processes of the machine; the least recently used give way.
     """
 
     def __init__(self, store: BlobStore, cache: Path, cache_bytes: int) -> None:
@@ -30,7 +31,6 @@ class BlobFiles:
         self._store = store
         self._cache = cache
         self._cache_bytes = cache_bytes
-        self._checked: set[str] = set()
 
     def path(self, digest: str) -> Path:
         """A local file with that content; not to be written to.
@@ -38,35 +38,35 @@ class BlobFiles:
         Raises:
             BlobMissing: the store has no such blob.
             BlobCorrupt: it has other bytes than it should.
+            BlobUnwritable: there is no room for a copy.
         """
         local = self._store.local_path(digest)
         if local is not None:
-            self._check(digest, local)
+            check_file(digest, local)
             return local
         self._cache.mkdir(parents=True, exist_ok=True)
         copy = self._cache / digest
-        while True:
-            try:
-                os.utime(copy)  # before all else, so that it is not evicted meanwhile
-                self._check(digest, copy)
-            except (FileNotFoundError, BlobCorrupt):  # only the copy, which fetching replaces
-                self._store.fetch(digest, copy)
-                self._checked.add(digest)
-                self._evict()
-            else:
-                return copy
+        try:
+            os.utime(copy)  # before all else, so that it is not evicted meanwhile
+            check_file(digest, copy)
+        except (FileNotFoundError, BlobCorrupt):  # only the copy, which fetching replaces
+            self._fetch(digest, copy)
+        return copy
 
     def put(self, path: Path) -> str:
         """Store a file's content; returns its digest."""
         return self._store.put_file(path).digest
 
-    def _check(self, digest: str, path: Path) -> None:
-        if digest in self._checked:
-            return
-        check_file(digest, path)
-        self._checked.add(digest)
+    def _fetch(self, digest: str, copy: Path) -> None:
+        """Copy a blob from the store; where there is no room, unused copies make it."""
+        try:
+            self._store.fetch(digest, copy)
+        except BlobUnwritable:
+            self._evict(0)
+            self._store.fetch(digest, copy)
+        self._evict(self._cache_bytes)
 
-    def _evict(self) -> None:
+    def _evict(self, most_bytes: int) -> None:
         copies = []
         for path in self._cache.iterdir():
             with contextlib.suppress(FileNotFoundError):  # another process was quicker
@@ -75,8 +75,7 @@ class BlobFiles:
         used = time.time() - _IN_USE_S
         size = sum(stat.st_size for _, stat in copies)
         for path, stat in sorted(copies, key=lambda copy: copy[1].st_mtime):
-            if size <= self._cache_bytes or stat.st_mtime > used:
+            if size <= most_bytes or stat.st_mtime > used:
                 return
             path.unlink(missing_ok=True)
-            self._checked.discard(path.name)
             size -= stat.st_size

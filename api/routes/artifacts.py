@@ -74,8 +74,8 @@ def download(
 ) -> Response:
     """A result file, or a range of it.
 
-    The stored bytes are checked against the digest before the last of them is sent: if they are
-    damaged, the connection breaks instead of ending well.
+    The stored bytes are checked against the digest. If they are damaged, a range is answered with
+    an error, and a whole file breaks off before its last bytes instead of ending well.
     """
     row = _row(service, job, name)
     headers = _headers(row)

@@ -111,7 +111,7 @@ def _written(service: Service, job_id: str, number: int, path: Path) -> Made:
         if weights is None:
             return write_trial(path, package, analysis.space, kept, None, facts)
         with readable(service.blobs, weights) as file:
-            return write_trial(path, package, analysis.space, kept, (file, weights), facts)
+            return write_trial(path, package, analysis.space, kept, file, facts)
 
 
 @router.get(

@@ -102,10 +102,27 @@ def test_a_damaged_blob_breaks_the_connection(
     try:
         with pytest.raises(httpx.RemoteProtocolError):
             http.get(f"/v1/jobs/{job}/artifacts/{NAME}")
+        answer = http.get(f"/v1/jobs/{job}/artifacts/{NAME}", headers={"Range": "bytes=-10"})
+        problem(answer, 500, "blob.corrupt")
         path.unlink()
         problem(http.get(f"/v1/jobs/{job}/artifacts/{NAME}"), 500, "blob.missing")
     finally:
         path.write_bytes(CONTENT)
+
+
+def test_no_range_of_a_damaged_blob_is_delivered(
+    http: httpx.Client, running: Running, spec: dict[str, Any]
+) -> None:
+    """Not even one whose own bytes are right, where the whole has never been seen to be."""
+    found = create(http, spec)["id"]
+    content = random.Random(1).randbytes(2_500_000)
+    publish(running.service, found, {"damaged": content})
+    path = running.service.blobs.local_path(hashlib.sha256(content).hexdigest())
+    assert path is not None
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    for wanted in ("bytes=0-99", "bytes=1500000-1500010", "bytes=-1"):
+        answer = http.get(f"/v1/jobs/{found}/artifacts/damaged", headers={"Range": wanted})
+        problem(answer, 500, "blob.corrupt")
 
 
 def test_nothing_is_published_before_success(http: httpx.Client, spec: dict[str, Any]) -> None:

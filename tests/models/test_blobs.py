@@ -150,6 +150,62 @@ def test_damage_is_noticed(folder: Path, tmp_path: Path, harm: str) -> None:
     assert b"".join(store.read(stored.digest)) == content
 
 
+def _flip(store: BlobStore, digest: str, at: int) -> None:
+    """Change one bit of a stored blob, as a failing disk does: neither size nor times differ."""
+    path = store.local_path(digest)
+    if path is None:
+        content = bytearray(obstore.get(store._store, key_of(digest)).bytes())
+        content[at] ^= 1
+        obstore.put(store._store, key_of(digest), bytes(content))
+        return
+    before = path.stat()
+    with path.open("r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 1]))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_no_part_of_a_damaged_blob_is_given_out(store: BlobStore) -> None:
+    content = os.urandom(3 * CHUNK_BYTES + 10)
+    digest = store.put([content]).digest
+    _flip(store, digest, 2 * CHUNK_BYTES + 5)
+    for start, end in ((0, 10), (2 * CHUNK_BYTES, 2 * CHUNK_BYTES + 10), (5, None)):
+        with pytest.raises(BlobCorrupt, match="is damaged"):
+            store.read(digest, start, end)
+
+
+def test_a_part_is_checked_again_after_the_whole_was_right(store: BlobStore) -> None:
+    """And the rest, which is not asked for, is not read again."""
+    content = os.urandom(3 * CHUNK_BYTES + 10)
+    digest = store.put([content]).digest
+    assert b"".join(store.read(digest, 7)) == content[7:]
+    _flip(store, digest, CHUNK_BYTES + 5)
+    read: list[bytes] = []
+    with pytest.raises(BlobCorrupt, match="is damaged"):
+        read.extend(store.read(digest, CHUNK_BYTES - 3, 2 * CHUNK_BYTES))
+    assert b"".join(read) == content[CHUNK_BYTES - 3 : CHUNK_BYTES]
+    start = 2 * CHUNK_BYTES + 1
+    assert b"".join(store.read(digest, start)) == content[start:]
+
+
+def test_a_file_is_checked_whenever_it_is_asked_for(store: BlobStore, tmp_path: Path) -> None:
+    """By the same process; a copy that a disk has damaged is fetched again."""
+    content = os.urandom(1000)
+    digest = store.put([content]).digest
+    files = BlobFiles(store, tmp_path / "cache", 2**30)
+    path = files.path(digest)
+    assert path.read_bytes() == content
+    damaged = bytes([content[0] ^ 1]) + content[1:]
+    path.write_bytes(damaged)
+    if store.local_path(digest) is None:
+        assert files.path(digest).read_bytes() == content
+        return
+    with pytest.raises(BlobCorrupt, match="is damaged"):
+        files.path(digest)
+
+
 @pytest.mark.parametrize("name", ["", "../" * 20, "sha256/" + "a" * 57, "A" * 64, "é" * 64])
 def test_only_digests_are_names(store: BlobStore, name: str) -> None:
     with pytest.raises(BlobMissing):
@@ -236,12 +292,31 @@ def test_a_copy_that_another_process_evicts_is_fetched_again(
     (cache / ("0" * 64)).symlink_to("gone")  # listed, but gone when it is looked at
 
     def evicted(digest: str, path: Path) -> None:
-        monkeypatch.setattr("worker.files.check_file", check_file)
         path.unlink()
         check_file(digest, path)
 
     monkeypatch.setattr("worker.files.check_file", evicted)
     assert BlobFiles(store, cache, 2500).path(digest).read_bytes() == b"content"
+
+
+def test_copies_make_room_where_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = BlobStore(MemoryStore(), None)
+    old, new = (store.put([bytes([number]) * 1000]).digest for number in range(2))
+    cache = tmp_path / "cache"
+    files = BlobFiles(store, cache, 2**30)
+    os.utime(files.path(old), (0, 0))
+    fetch = store.fetch
+
+    def full(digest: str, path: Path) -> None:
+        if (cache / old).exists():
+            raise BlobUnwritable("no space left")
+        fetch(digest, path)
+
+    monkeypatch.setattr(store, "fetch", full)
+    assert files.path(new).read_bytes() == b"\x01" * 1000
+    assert not (cache / old).exists()
 
 
 def test_a_blob_stored_again_during_the_collection_stays(

@@ -9,6 +9,7 @@ fake:
     deaf: kinds that do not stop when asked.
     warnings: that `prepare` gives.
     full: kinds whose disk is full as long as the file of that name exists.
+    reads: kinds that read the network.
     bulk: how many more metrics a trial has.
     log: a file that gets a line at each start and end: `start evaluate 3 PID`.
 """
@@ -38,6 +39,7 @@ class Run:
     def __init__(self, kind: str, given: Values, context: Context, number: int = 0) -> None:
         self.fake = given["inputs"]["spec"]["fake"]
         self.context = context
+        self.network = given["inputs"]["network"]
         self.kind, self.number = kind, number
 
     def log(self, what: str) -> None:
@@ -52,6 +54,8 @@ class Run:
         if self.kind in self.fake.get("raises", {}):
             kind = {"permanent": FormatError, "transient": RuntimeError}
             raise kind[self.fake["raises"][self.kind]]("as it was told")
+        if self.kind in self.fake.get("reads", ()):
+            self.context.files.path(self.network).read_bytes()
         if self.fake.get("grandchild"):
             subprocess.Popen(["sleep", "1000.5"])
         seconds = self.fake.get("seconds", {}).get(self.kind, 0)

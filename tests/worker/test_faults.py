@@ -270,6 +270,24 @@ def test_a_database_that_stays_locked(service: Service) -> None:
     _sound(service, job_id, 2)
 
 
+def test_a_network_that_is_damaged_under_a_warm_child_fails_the_job(service: Service) -> None:
+    """With the error that names it, at the first unit that reads it again."""
+    job_id = service.submit(trials=3, seconds={"evaluate": 0.5}, reads=["evaluate"])
+    slot = service.slot()
+    serving = threading.Thread(target=slot.serve)
+    serving.start()
+    wait_until(lambda: service.starts("evaluate", 0))
+    digest = service.store.put([b"uploaded"]).digest
+    path = service.store.local_path(digest)
+    assert path is not None
+    path.write_bytes(b"Uploaded")
+    serving.join()
+    job = service.job(job_id)
+    assert (job.state, job.error_code) == (State.FAILED, "blob.corrupt")
+    assert f"blob {digest} is damaged" in (job.error or "")
+    assert len({line.split()[-1] for line in service.log.read_text().splitlines()}) == 1
+
+
 def test_the_limit_of_time(service: Service) -> None:
     job_id = service.submit(trials=1, seconds={"evaluate": 60}, deaf=["evaluate"])
     slot = service.slot()
