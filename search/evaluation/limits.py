@@ -41,7 +41,7 @@ class DataLimits:
     max_ratio: int = 200
     max_files: int = 500_000
     max_arrays: int = 16
-    max_header_bytes: int = 8 * MIB
+    max_header_bytes: int = 4 * MIB
     max_path: int = 1000
     max_pixels: int = 2**26
     max_image_bytes: int = 64 * MIB

@@ -96,6 +96,17 @@ def test_a_network_that_names_too_few_classes_starts_no_job(
             row.description = described
 
 
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/jobs/validate"])
+def test_labels_beyond_the_outputs_start_no_job(
+    http: httpx.Client, spec: dict[str, object], path: str
+) -> None:
+    images = np.zeros((200, 8, 8), np.uint8)
+    content = npz(images=images, labels=np.arange(200) % (CLASSES + 1))
+    dataset = http.post("/v1/datasets", content=content).raise_for_status().json()["id"]
+    found = problem(http.post(path, json={**spec, "dataset": dataset}), 422, "dataset.mismatch")
+    assert f"the labels reach {CLASSES}" in found["detail"]
+
+
 def test_the_range_of_tokens_is_known_from_the_upload(http: httpx.Client) -> None:
     """So tokens beyond an embedding's rows are refused before a job starts."""
     content = npz(inputs=np.array([[3, 99]] * 4), labels=np.arange(4) % 2)

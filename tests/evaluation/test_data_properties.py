@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
 import json
+import lzma
 import struct
 import tarfile
 import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import example, given, settings
@@ -183,6 +187,15 @@ def edited(content: bytes, edits: list[tuple[float, int]]) -> bytes:
 @given(edits=EDITS, cut=st.floats(0, 1) | st.just(1.0))
 def test_zip_archives(path: Path, edits: list[tuple[float, int]], cut: float) -> None:
     content = edited(zip_of_images(), edits)
+    accepts_or_says(path, content[: int(cut * len(content))])
+
+
+@MANY
+@given(edits=EDITS, cut=st.floats(0, 1) | st.just(1.0), pack=st.sampled_from([gzip, bz2, lzma]))
+def test_compressed_archives(
+    path: Path, edits: list[tuple[float, int]], cut: float, pack: ModuleType
+) -> None:
+    content = edited(pack.compress(tar_of_images()), edits)
     accepts_or_says(path, content[: int(cut * len(content))])
 
 
