@@ -123,7 +123,7 @@ def _check_members(members: list[zipfile.ZipInfo]) -> None:
             raise DatasetError(f"{name[:200]!r} is compressed by neither store nor deflate")
 
 
-def safe_parts(name: str, limits: DataLimits) -> tuple[str, ...]:
+def safe_parts(name: str, limits: DataLimits, *, folder: bool) -> tuple[str, ...]:
     """The folders and the name of an archive's member.
 
     Raises:
@@ -149,7 +149,7 @@ def safe_parts(name: str, limits: DataLimits) -> tuple[str, ...]:
             f"the archive holds {name[:60]!r}... in {len(parts) - 1} folders: "
             f"use at most {_DEEPEST - 1}"
         )
-    bad = any(part in ("", ".", "..") for part in parts)
+    bad = any(part in ("", ".", "..") for part in parts) or not (parts or folder)
     if bad or "\\" in name or (len(name) > 1 and name[1] == ":"):
         raise DatasetError(f"the archive holds the path {name!r}: use plain relative paths")
     return tuple(parts)
@@ -175,8 +175,9 @@ class ArchiveFile:
 def _zip_files(path: Path, limits: DataLimits) -> Iterator[ArchiveFile]:
     with open_zip(path, limits) as archive:
         for member in archive.infolist():
-            parts = safe_parts(member.filename, limits)
-            if member.is_dir():
+            folder = member.filename.endswith("/")  # `is_dir` cannot be asked of an empty name
+            parts = safe_parts(member.filename, limits, folder=folder)
+            if folder:
                 continue
             mode = member.external_attr >> 16
             if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
@@ -190,7 +191,7 @@ def _tar_files(path: Path, limits: DataLimits) -> Iterator[ArchiveFile]:
     with broken_means_dataset_error(f"tar file {path.name}"), path.open("rb") as file:
         stream = Unpacked(file, limits.unpacked_bytes(path))
         for member in tar.members(stream, limits.max_files):
-            parts = safe_parts(member.name, limits)
+            parts = safe_parts(member.name, limits, folder=not member.regular)
             if member.regular:
                 yield ArchiveFile(parts, member.size, member.read)
 

@@ -302,6 +302,18 @@ def test_paths_out_of_the_archive_are_refused(
         describe_dataset(pack(tmp_path / "d", {name: png(1)}))
 
 
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_files_without_a_name_are_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "d"
+    if kind == "tar":
+        tarred(path, {"": png(1)})
+    else:
+        with zipfile.ZipFile(path, "w") as archive, archive.open(zipfile.ZipInfo(""), "w") as file:
+            file.write(png(1))
+    with pytest.raises(DatasetError, match="plain relative paths"):
+        describe_dataset(path)
+
+
 BAD_IMAGES: dict[str, tuple[dict[str, bytes], str]] = {
     "no image": ({"a/1.png": b"GIF89a not", "b/2.png": png(1)}, "no image"),
     "text": ({"a/1.png": png(1), "b/read.txt": b"hello"}, "no image"),
