@@ -110,7 +110,7 @@ IN_PLACE_LAYERS: dict[str, Any] = {
 NOT_CARRIED = {"RReLU", "FeatureAlphaDropout"}
 
 
-@pytest.mark.parametrize("name", IN_PLACE_LAYERS.keys() - NOT_CARRIED)
+@pytest.mark.parametrize("name", sorted(IN_PLACE_LAYERS.keys() - NOT_CARRIED))
 def test_every_layer_with_inplace(name: str, tmp_path: Path) -> None:
     arguments = {"Threshold": (0.1, -2.0)}.get(name, ())
     layer = IN_PLACE_LAYERS[name](*arguments, inplace=True)
