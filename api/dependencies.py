@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
+from anyio import CapacityLimiter
 from fastapi import Depends, Query
 from starlette.requests import HTTPConnection
 
 from api.analysis import Analyses
+from api.writing import writers
 from models.blobs import BlobStore
 from models.database import Database
 from models.settings import Settings
@@ -22,6 +24,7 @@ class Service:
     database: Database
     blobs: BlobStore
     analyses: Analyses
+    writers: CapacityLimiter = field(default_factory=writers)
 
 
 def _service(connection: HTTPConnection) -> Service:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -14,6 +13,7 @@ from api.schemas import DatasetPage, dataset_view
 from api.storing import store
 from api.uploads import DIGEST, FILE, NAME, Received, answers, receive
 from api.views import DatasetView
+from api.writing import write
 from models.dataset import Dataset
 from models.uploads import get_dataset, list_datasets
 from search.evaluation.data import describe_dataset
@@ -54,7 +54,7 @@ async def upload(
     """
     limit = service.settings.max_upload_bytes
     async with receive(request, service.blobs, limit, name=name, sha256=sha256) as received:
-        view, new = await asyncio.to_thread(_store, service, received)
+        view, new = await write(service, _store, service, received)
     response.status_code = 201 if new else 200
     response.headers["Location"] = f"/v1/datasets/{view.id}"
     return view

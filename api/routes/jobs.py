@@ -16,6 +16,7 @@ from api.problems import FieldProblem, Problem, refused, responses
 from api.schemas import JobPage, example_spec, job_view
 from api.views import JobView, ValidationView
 from api.watching import changed
+from api.writing import writing
 from espalier.format.package import read_package
 from models.deletion import delete_job
 from models.errors import NotFound
@@ -121,6 +122,7 @@ def validate(spec: Spec, service: Services) -> ValidationView:
         400, 422, also={200: {"model": JobView, "description": "Made before, with this key"}}
     ),
 )
+@writing
 def create(spec: Spec, response: Response, service: Services, key: Key = None) -> JobView:
     """Start a job. It is safe once this answers: no crash of a process loses it."""
     checked = _checked(service, spec)
@@ -213,6 +215,7 @@ async def get(
     response_class=Response,
     responses=responses(404, 409),
 )
+@writing
 def delete(job: str, service: Services) -> None:
     """Delete a job that has ended: its history, and the files that nothing else uses.
 
@@ -232,18 +235,21 @@ def _steer(service: Service, job: str, action: Literal["cancel", "pause", "resum
 
 
 @router.post("/{job}/cancel", operation_id="cancelJob", responses=_STEERED)
+@writing
 def cancel(job: str, service: Services) -> JobView:
     """End a job for good. To cancel it again changes nothing."""
     return _steer(service, job, "cancel")
 
 
 @router.post("/{job}/pause", operation_id="pauseJob", responses=_STEERED)
+@writing
 def pause(job: str, service: Services) -> JobView:
     """Stop a job at its next checkpoint, to be resumed. To pause it again changes nothing."""
     return _steer(service, job, "pause")
 
 
 @router.post("/{job}/resume", operation_id="resumeJob", responses=_STEERED)
+@writing
 def resume_job(job: str, service: Services) -> JobView:
     """Let a paused job go on."""
     return _steer(service, job, "resume")

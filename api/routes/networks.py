@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -14,6 +13,7 @@ from api.schemas import NetworkPage, network_view
 from api.storing import store
 from api.uploads import DIGEST, FILE, NAME, Received, answers, receive
 from api.views import NetworkView
+from api.writing import write
 from espalier.format.classes import check_classes
 from espalier.format.package import read_package
 from models.network import Network
@@ -58,7 +58,7 @@ async def upload(
     """
     limit = service.settings.max_upload_bytes
     async with receive(request, service.blobs, limit, name=name, sha256=sha256) as received:
-        view, new = await asyncio.to_thread(_store, service, received)
+        view, new = await write(service, _store, service, received)
     response.status_code = 201 if new else 200
     response.headers["Location"] = f"/v1/networks/{view.id}"
     return view
