@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from espalier.format.errors import FormatError
+from espalier.format.errors import FormatError, LimitExceeded
 from espalier.format.lift import pack
 from espalier.format.package import read_package
 
@@ -19,6 +19,13 @@ def test_names_for_fewer_or_more_classes_are_refused(tmp_path: Path, count: int)
     with pytest.raises(FormatError, match=f"{count} classes are named.* 3 scores.*a name for each"):
         pack(nn.Linear(4, 3), torch.zeros(1, 4), path, classes=["c"] * count)
     assert not path.exists()
+
+
+def test_long_names_of_many_classes_are_refused(tmp_path: Path) -> None:
+    """A description shows them all, and a list shows many descriptions."""
+    names = ["n" * 200] * 6000
+    with pytest.raises(LimitExceeded, match="1200000 bytes"):
+        pack(nn.Linear(1, len(names)), torch.zeros(1, 1), tmp_path / "net", classes=names)
 
 
 class Heads(nn.Module):
