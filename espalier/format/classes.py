@@ -8,7 +8,6 @@ from espalier.format.errors import FormatError, LimitExceeded
 from espalier.format.ir import Batch, Graph, size
 from espalier.format.operators import infer
 
-
 _NAMES_BYTES = 2**20
 
 
