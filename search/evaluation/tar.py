@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 from search.evaluation.errors import DatasetError, DatasetTooLarge
 
 BLOCK = 512
 _LONG_HEADER = 2**16  # bytes of a long name or of PAX records
+_MOST_HEADERS = 8  # of one member, its own the last: long names, PAX records, global ones
 
 
 class Stream(Protocol):
@@ -139,24 +139,25 @@ def _name(block: bytes) -> str:
 
 
 def members(stream: Stream, max_members: int) -> Iterator[Member]:
-    """The files and folders of a tar file in their order; headers of headers count as members.
+    """The files and folders of a tar file in their order.
 
     Raises:
         DatasetError: damaged, links, devices, sparse files.
-        DatasetTooLarge: more headers than `max_members`, or too long ones.
+        DatasetTooLarge: more than `max_members`, or a member with many or long headers.
     """
     said = _Said()
-    read_block = partial(stream.read, BLOCK)
-    for count in range(max_members + 1):
-        block = read_block()
+    count = headers = 0
+    while True:
+        block = stream.read(BLOCK)
         if not block.strip(b"\0"):  # the end, which some tools leave out
             return
         _exactly(len(block), BLOCK)
-        if count == max_members:
-            raise DatasetTooLarge(
-                f"the tar file has more than {max_members} members: pack fewer files"
-            )
         _checked(block)
+        headers += 1
+        if headers > _MOST_HEADERS:
+            raise DatasetTooLarge(
+                f"the tar file has a member with more than {_MOST_HEADERS} headers: pack it anew"
+            )
         kind, size = block[156:157], _number(block[124:136])
         if kind == b"L":
             said.name = _text(_long(stream, size))
@@ -171,8 +172,13 @@ def members(stream: Stream, max_members: int) -> Iterator[Member]:
         name = _name(block) if said.name is None else said.name
         if kind not in (b"0", b"\0", b"7", b"5"):
             raise DatasetError(f"{name[:200]!r} is a link or device: store the file itself")
+        count += 1
+        if count > max_members:
+            raise DatasetTooLarge(
+                f"the tar file has more than {max_members} members: pack fewer files"
+            )
         folder = kind == b"5" or (kind == b"\0" and name.endswith("/"))
         member = Member(name, size if said.size is None else said.size, not folder, stream)
-        said = _Said()
+        said, headers = _Said(), 0
         yield member
         member.pass_over()
