@@ -20,7 +20,7 @@ COPY search search
 COPY api api
 RUN pip install --no-deps .
 USER espalier
-CMD ["python", "-m", "uvicorn", "api.app:app", "--host", "0.0.0.0", "--port", "8765"]
+CMD ["python", "-m", "api", "--host", "0.0.0.0", "--port", "8765"]
 
 FROM base AS worker
 # The index decides the build of torch: CUDA by default, see TORCH_INDEX in docker-compose.yml.

@@ -1,7 +1,7 @@
-"""`python -m api --fd N`: serve on a socket that the parent process listens on already.
+"""`python -m api`: serve at `--host` and `--port`, or on a socket that the parent listens on.
 
-So the port is known before this process runs, and clients that come while it is restarted wait
-instead of being refused. In production, `uvicorn api.app:app` does.
+With `--fd N` the port is known before this process runs, and clients that come while it is started
+again wait instead of being refused.
 """
 
 from __future__ import annotations
@@ -11,15 +11,19 @@ import socket
 
 import uvicorn
 
-GRACE_S = 5  # long polls and event streams are cut after this
+from api.server import config
+from models.settings import Settings
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m api", description=__doc__)
-    parser.add_argument("--fd", type=int, required=True, help="the listening socket")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8765)
+    parser.add_argument("--fd", type=int, help="the listening socket, instead of host and port")
     options = parser.parse_args()
-    config = uvicorn.Config("api.app:app", timeout_graceful_shutdown=GRACE_S, access_log=False)
-    uvicorn.Server(config).run(sockets=[socket.socket(fileno=options.fd)])
+    served = config("api.app:app", Settings(), host=options.host, port=options.port)
+    sockets = None if options.fd is None else [socket.socket(fileno=options.fd)]
+    uvicorn.Server(served).run(sockets=sockets)
 
 
 if __name__ == "__main__":

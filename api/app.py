@@ -1,4 +1,4 @@
-"""The application: `uvicorn api.app:app`."""
+"""The application; `python -m api` serves it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastapi.responses import HTMLResponse
 from api import problems
 from api.analysis import Analyses
 from api.dependencies import Service
-from api.origins import Origins
+from api.edge import Edge
 from api.ringing import LateBell
 from api.routes import artifacts, datasets, events, health, jobs, networks, trials
 from models.blobs import BlobStore
@@ -97,7 +97,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         separate_input_output_schemas=False,
     )
-    app.add_middleware(Origins)
+    app.add_middleware(Edge, uploads=frozenset({"/v1/networks", "/v1/datasets"}))
     problems.install(app)
     for routes in (networks, datasets, jobs, trials, events, artifacts, health):
         app.include_router(routes.router)

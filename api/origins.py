@@ -12,21 +12,15 @@ keep pages out, and let programs pass:
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from ipaddress import ip_address
 
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.datastructures import Headers
 
 from api.problems import Problem
 
 _AUTHORITY = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^:\[\]@/\s]+)(?::[0-9]{1,5})?")
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110, section 9.2.1
-_NO_FRAMES: Mapping[str, str] = {
-    "Content-Security-Policy": "frame-ancestors 'none'",  # a page that is framed can be misled
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "X-Content-Type-Options": "nosniff",
-}
 
 
 def _host(authority: str) -> str | None:
@@ -76,34 +70,3 @@ def check_origin(method: str, headers: Headers) -> None:
             "a page of another origin must not change anything here: use the service's own pages, "
             "or a program that is no browser; a proxy has to pass on the Host that browsers send",
         )
-
-
-class Origins:
-    """Lets requests pass that may come; a middleware.
-
-    Its settings are those of the application's service, which starts after it is made.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-
-        async def framed(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in _NO_FRAMES.items():
-                    headers.setdefault(name, value)
-            await send(message)
-
-        headers = Headers(scope=scope)
-        try:
-            check_host(headers, scope["app"].state.service.settings.host_names)
-            check_origin(scope["method"], headers)
-        except Problem as problem:
-            await problem.response(scope["path"])(scope, receive, framed)
-            return
-        await self._app(scope, receive, framed)

@@ -186,6 +186,7 @@ def _unstorable(request: Request, error: Exception) -> Response:
 
 # --- what FastAPI and Starlette raise themselves --------------------------------------------------
 
+_MOST_FIELDS = 50
 _WORDS = {
     "ge": "at least {}",
     "gt": "greater than {}",
@@ -249,14 +250,14 @@ def _invalid(request: Request, error: Exception) -> Response:
             400, "request.malformed", "the body is no JSON: send one JSON object as UTF-8"
         )
     else:
-        fields = field_problems(raw)
+        fields = field_problems(raw)  # of which strangers may have sent thousands
         first = fields[0]
         more = f" (and {len(fields) - 1} more)" if len(fields) > 1 else ""
         problem = Problem(
             422,
             "request.invalid",
             f"{first.field}: {first.message}{more}; {first.way_out}",
-            errors=fields,
+            errors=fields[:_MOST_FIELDS],
         )
     return problem.response(request.url.path)
 

@@ -23,6 +23,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 
+from api.bodies import announced, drain
 from api.problems import Answers, Problem, responses
 from models.blobs import BlobStore, Incoming, Stored
 
@@ -49,7 +50,6 @@ FILE: dict[str, Any] = {
 
 _CHUNK = 1 << 20
 _FRAMING = 1 << 16  # what a form adds to its file: boundaries, part headers, short fields
-_DRAIN = 1 << 24  # read this much of a refused body, so that the client can read the answer
 _DIGEST = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/=]+):")
 
 
@@ -229,18 +229,6 @@ async def _copy(request: Request, sink: _Sink, form: _Form | None) -> None:
     await asyncio.to_thread(sink.flush)
 
 
-async def _drain(request: Request) -> None:
-    """Closing on a client that is still sending would destroy the answer on its way."""
-    read = 0
-    try:
-        async for chunk in request.stream():
-            read += len(chunk)
-            if read > _DRAIN:
-                return
-    except (ClientDisconnect, RuntimeError):  # gone, or the body is at its end
-        return
-
-
 def _base_name(name: str | None) -> str | None:
     """The last component, printable and short: it is shown to people, never used as a path."""
     if name is None:
@@ -269,15 +257,14 @@ async def receive(
         sink = _Sink(blob, limit)
         form = _form(request, sink)
         try:
-            length = request.headers.get("content-length", "0")
-            if length.isdecimal() and int(length) > limit + (_FRAMING if form else 0):
+            if announced(request.headers) > limit + (_FRAMING if form else 0):
                 raise too_large(limit)
             await _copy(request, sink, form)
         except FormParserError as error:
-            await _drain(request)
+            await drain(request.stream())
             raise _malformed(f"the form cannot be read ({error}): send it again") from error
         except Problem:
-            await _drain(request)
+            await drain(request.stream())
             raise
         except ClientDisconnect as error:
             raise _malformed("the body ended early: send it again") from error

@@ -8,12 +8,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Double, Integer, MetaData, String
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Dialect,
+    Double,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import GenericFunction
+
+from espalier.text import mended
 
 Facts = dict[str, Any]
 """A JSON object."""
@@ -23,6 +35,16 @@ Digest = String(64)
 Seconds: Double[float] = Double()
 Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 Serial = BigInteger().with_variant(Integer(), "sqlite")  # SQLite counts up only INTEGER keys
+
+
+class Words(TypeDecorator[str]):
+    """Text of any length for people, such as a message, whatever strange names it quotes."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002
+        return None if value is None else str(mended(value))
 
 
 class Base(DeclarativeBase):

@@ -30,12 +30,14 @@ from sqlalchemy.orm import Session
 from models.logs import get_logger
 from models.outbox import Outbox
 from models.settings import Settings
+from models.stored_json import dumps, loads
 
 PATIENCE_S = 30.0
 AWAY = (OperationalError, InterfaceError, PoolTimeout)
 """What a database raises that is locked, full, read-only, restarting or out of reach: trying again
 may help. `models.waiting` says which in words."""
 
+_JSON: dict[str, Any] = {"json_serializer": dumps, "json_deserializer": loads}
 _BRIEFLY_MS = 100  # as long as other processes' transactions take
 _READ_ONLY = "25006"  # PostgreSQL's read_only_sql_transaction
 
@@ -54,7 +56,7 @@ class Bell(Protocol):
 def _engine(url: str, patience_s: float, *, writes: bool) -> Engine:
     if url.startswith("sqlite"):
         return _sqlite(url, patience_s, writes=writes)
-    engine = create_engine(url, pool_pre_ping=True, pool_timeout=patience_s)
+    engine = create_engine(url, pool_pre_ping=True, pool_timeout=patience_s, **_JSON)
 
     @event.listens_for(engine, "handle_error", retval=True)
     def _read_only(context: ExceptionContext) -> BaseException | None:
@@ -71,7 +73,7 @@ def _sqlite(url: str, patience_s: float, *, writes: bool) -> Engine:
     path = make_url(url).database
     if path:
         Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url, pool_timeout=patience_s)
+    engine = create_engine(url, pool_timeout=patience_s, **_JSON)
     patience_ms = round(1000 * patience_s)
     lock = _Lock(patience_ms)
 

@@ -7,7 +7,7 @@ from enum import StrEnum
 from sqlalchemy import ForeignKey, Index, String, Text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from models.base import Base, Digest, Facts, Id, Json, Seconds, clock_s
+from models.base import Base, Digest, Facts, Id, Json, Seconds, Words, clock_s
 from models.dataset import Dataset
 from models.network import Network
 
@@ -64,7 +64,7 @@ class Job(Base):
     warnings: Mapped[list[Facts] | None] = mapped_column(Json)
     summary: Mapped[Facts | None] = mapped_column(Json)
     error_code: Mapped[str | None] = mapped_column(String(80))
-    error: Mapped[str | None] = mapped_column(Text)
+    error: Mapped[str | None] = mapped_column(Words)
     stage: Mapped[str] = mapped_column(String(40), default="queued")
     fraction: Mapped[float] = mapped_column(default=0.0)
     served_at: Mapped[float] = mapped_column(Seconds, default=0.0)

@@ -27,6 +27,9 @@ class Settings(BaseSettings):
     hosts: str = Field(
         "", description="names that the API answers to beside loopback's, between commas"
     )
+    client_timeout_s: float = Field(
+        30.0, gt=0, description="longest silence of a client within a request or an answer"
+    )
     max_upload_bytes: int = Field(8 * 2**30, ge=1, description="largest network or dataset")
 
     lease_s: float = Field(30.0, gt=0, description="how long a claim holds without being renewed")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from sqlalchemy import ForeignKey, Index, String, Text, text
+from sqlalchemy import ForeignKey, Index, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from models.base import Base, Id, Seconds, Serial, clock_s
+from models.base import Base, Id, Seconds, Serial, Words, clock_s
 
 
 class Kind(StrEnum):
@@ -74,7 +74,7 @@ class Work(Base):
     not_before: Mapped[float] = mapped_column(Seconds, default=0.0)
     waiting_for: Mapped[str | None] = mapped_column(String(200))
     waiting_since: Mapped[float | None] = mapped_column(Seconds)
-    error: Mapped[str | None] = mapped_column(Text)
+    error: Mapped[str | None] = mapped_column(Words)
     created_at: Mapped[float] = mapped_column(Seconds, insert_default=clock_s())
     finished_at: Mapped[float | None] = mapped_column(Seconds)
     seconds: Mapped[float | None] = mapped_column(Seconds)

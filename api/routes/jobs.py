@@ -45,6 +45,7 @@ Key = Annotated[
         alias="Idempotency-Key",
         min_length=1,
         max_length=255,
+        pattern="^[ -~]+$",  # what a header carries unharmed
         description="the same key and body give the same job, however often they are sent",
     ),
 ]

@@ -196,10 +196,10 @@ def graph_from_json(text: str | bytes, limits: Limits = DEFAULT_LIMITS) -> Graph
     marker: Any = '"op"' if isinstance(text, str) else b'"op"'
     if text.count(marker) > limits.nodes:
         raise LimitExceeded(f"graph.json has more than {limits.nodes} nodes")
+    parsed = strict_json.loads(text, what="graph.json")
+    strict_json.check_texts(parsed, what="graph.json")
     raw = _object(
-        strict_json.loads(text, what="graph.json"),
-        "graph.json",
-        {"inputs", "outputs", "single", "modules", "stored", "nodes"},
+        parsed, "graph.json", {"inputs", "outputs", "single", "modules", "stored", "nodes"}
     )
     nodes = _list(raw["nodes"], "nodes")
     if len(nodes) > limits.nodes:

@@ -25,6 +25,7 @@ from espalier.format.codec import graph_from_json, graph_to_json
 from espalier.format.errors import CorruptPackage, FormatError, LimitExceeded
 from espalier.format.ir import Graph, size
 from espalier.format.safetensors_header import Span, check_header, header, size_bytes
+from espalier.text import Line
 
 FORMAT_VERSION: Literal[1] = 1
 _PIECE = 2**22
@@ -74,10 +75,10 @@ class Manifest(_Frozen):
     """
 
     format_version: Literal[1] = FORMAT_VERSION
-    name: str = Field(min_length=1, max_length=200)
+    name: Line = Field(min_length=1, max_length=200)
     inputs: tuple[InputSpec, ...] = Field(min_length=1, max_length=64)
     preprocessing: Preprocessing = Preprocessing()
-    classes: tuple[Annotated[str, Field(max_length=200)], ...] = Field((), max_length=100_000)
+    classes: tuple[Annotated[Line, Field(max_length=200)], ...] = Field((), max_length=100_000)
     digests: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]]
     extra: dict[str, JsonValue] = {}
 
@@ -135,6 +136,7 @@ def _check_values(file: BinaryIO, name: str, span: Span, *, constant: bool) -> N
 
 def _manifest(text: bytes) -> Manifest:
     raw = strict_json.loads(text, what="manifest.json")
+    strict_json.check_texts(raw, what="manifest.json")
     try:
         return Manifest.model_validate_json(text) if isinstance(raw, dict) else _refuse()
     except ValidationError as error:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from espalier.format.errors import FormatError, LimitExceeded
+from espalier.text import storable
 
 _LARGEST = 2**53
 
@@ -57,3 +58,9 @@ def loads(text: str | bytes, *, what: str) -> Any:
         raise type(error)(f"{what}: {error}") from None
     except (ValueError, UnicodeError) as error:
         raise FormatError(f"{what} is not JSON: {error}") from None
+
+
+def check_texts(value: Any, *, what: str) -> None:
+    """Raises: FormatError if a text in what was parsed is none that can be stored."""
+    if not storable(value):
+        raise FormatError(f"{what} holds NUL or half of a surrogate pair in a text: leave it out")

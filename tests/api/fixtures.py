@@ -24,6 +24,7 @@ from torch import nn
 import migrations
 from api.app import create_app
 from api.dependencies import Service
+from api.server import config
 from espalier.format.lift import pack
 from models.artifact import Artifact
 from models.claims import end
@@ -94,8 +95,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 def serving(settings: Settings) -> Iterator[Running]:
     """The application on a migrated database."""
     app = create_app(settings)
-    config = uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
+    served = config(app, settings, port=0, log_level="error", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(served)
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import torch
 from sqlalchemy.exc import OperationalError
 
-from espalier.format.build import load
-from espalier.format.lift import pack
-from models.settings import Settings
-from tests.api.fixtures import Files, Running, serving
+from tests.api.fixtures import Running
 
 
 def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
@@ -134,32 +129,6 @@ def test_a_database_that_does_not_answer(
     problem(answer, 503, "database.unavailable")
     assert int(answer.headers["retry-after"]) > 0
     assert "5432" not in answer.text
-
-
-def test_text_that_postgresql_cannot_store(
-    postgresql_url: str, files: Files, tmp_path: Path
-) -> None:
-    """On SQLite it is text as any other."""
-    named = pack(
-        load(files.package), torch.zeros(1, 1, 8, 8), tmp_path / "named", classes=("a\0b", "c", "d")
-    )
-    settings = Settings(home=tmp_path / "home", database_url=postgresql_url)
-    with serving(settings) as running, httpx.Client(base_url=running.url, timeout=60) as http:
-        uploads = {
-            "network": http.post("/v1/networks", content=files.package.read_bytes()).json()["id"],
-            "dataset": http.post("/v1/datasets", content=files.dataset.read_bytes()).json()["id"],
-        }
-        spec = {**uploads, "budget": {"macs": "50%"}}
-        for answer in (
-            http.get("/v1/jobs/a%00b"),
-            http.get("/v1/jobs?name=a%00b"),
-            http.post("/v1/jobs", json={**spec, "name": "a\0b"}),
-            http.post("/v1/jobs/validate", json={**spec, "network": "a\0b"}),
-            http.post("/v1/networks", content=named.read_bytes()),
-        ):
-            told = problem(answer, 422, "request.unstorable")
-            assert "NUL" in told["detail"]
-        assert http.post("/v1/jobs", json=spec).status_code == 201
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
