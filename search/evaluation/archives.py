@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
+from espalier.text import unfit
 from search.evaluation import tar
 from search.evaluation.errors import DatasetError, DatasetTooLarge
 from search.evaluation.limits import DataLimits
@@ -135,10 +136,8 @@ def safe_parts(name: str, limits: DataLimits, *, folder: bool) -> tuple[str, ...
             f"the archive holds the path {name[:60]!r}... of {len(name)} characters, above the "
             f"limit of {limits.max_path}: use shorter names"
         )
-    if "\0" in name or not name.isprintable():  # surrogates, too: bytes that are not UTF-8
-        raise DatasetError(
-            f"the archive holds the path {name!r}: use names of printable characters, in UTF-8"
-        )
+    if fault := unfit(name):  # also bytes that are not UTF-8
+        raise DatasetError(f"the archive holds the path {name!r} with {fault}: use names in UTF-8")
     parts = name.split("/")
     if parts and parts[-1] == "":
         parts.pop()

@@ -152,7 +152,7 @@ def _json(text: str | bytes, what: str) -> Any:
     try:
         return strict_json.loads(text, what=what)
     except FormatError as error:
-        raise DatasetError(f"{str(error)[:300]}: write the file with safetensors") from None
+        raise DatasetError(str(error)[:300]) from None
 
 
 def _safe_pieces(path: Path, lazy_at: int, name: str, count: int, kind: str) -> Iterator[Array]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from espalier.text import unfit
 from search.evaluation.errors import DatasetError, DatasetTooLarge
 from search.evaluation.limits import DataLimits
 
@@ -50,9 +51,8 @@ def _text(raw: object, encoding: str, what: str) -> str:
         name = raw.decode(encoding).rstrip("\0") if isinstance(raw, bytes) else raw
         if not isinstance(name, str):
             raise DatasetError(f"{what} by what is no text: use strings")
-        name.encode()
     except UnicodeError:
         raise DatasetError(f"{what} with what is no Unicode text: store it as UTF-8") from None
-    if "\0" in name:
-        raise DatasetError(f"{what} with a NUL character: leave it out")
+    if fault := unfit(name):
+        raise DatasetError(f"{what} with {fault}: leave it out")
     return name

@@ -33,8 +33,8 @@ def safetensors(classes: str) -> bytes:
 NAN = np.zeros((4, 2, 2), np.float32)
 NAN[2, 1, 0] = np.nan
 FILES = {
-    "lone surrogate": (safetensors('["a", "\\ud800"]'), "dataset.invalid", "class 1"),
-    "NUL": (safetensors('["a\\u0000b"]'), "dataset.invalid", "class 0"),
+    "lone surrogate": (safetensors('["a", "\\ud800"]'), "dataset.invalid", "class 1 with half"),
+    "NUL": (safetensors('["a\\u0000b"]'), "dataset.invalid", "class 0 with a control"),
     "many names": (safetensors(json.dumps(["c"] * 100_001)), "dataset.limit", "100000 classes"),
     "long name": (safetensors(json.dumps(["c" * 201])), "dataset.limit", "201 characters"),
     "nested": (safetensors("[" * 200_000), "dataset.invalid", "nested"),
