@@ -1,29 +1,20 @@
-"""What is known of a network before anything runs: description, cost, what a budget can reach."""
+"""What is known of a network before anything runs: cost, and what a budget can reach."""
 
 from __future__ import annotations
 
 import tempfile
 import threading
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from api.views import (
-    ExcludedView,
-    GroupView,
-    LimitView,
-    NetworkDescription,
-    TensorView,
-    ValidationView,
-)
+from api.views import LimitView, ValidationView
 from espalier.format.classes import check_classes
 from espalier.format.errors import FormatError
-from espalier.format.ir import Graph, TensorType, size
-from espalier.format.operators import infer
-from espalier.format.package import Package
+from espalier.format.ir import Graph
 from models.blobs import BlobStore, check_file
 from search.cost import Budget, CostModel, check_reachable, choices_of, smallest_cost
 from search.evaluation.data import Description
@@ -32,7 +23,7 @@ from search.evaluation.fit import check_augment, check_fits, check_metric
 from search.evaluation.splits import sizes
 from search.graph import space_of
 from search.space import SearchSpace
-from search.spec import JobSpec, RoundingSpec
+from search.spec import JobSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,34 +79,6 @@ def readable(store: BlobStore, digest: str) -> Iterator[Path]:
         path = Path(folder) / digest
         store.fetch(digest, path)
         yield path
-
-
-def _tensor(name: str, tensor: TensorType) -> TensorView:
-    return TensorView(
-        name=name, shape=tuple(size(dim) for dim in tensor.shape[1:]), dtype=tensor.dtype
-    )
-
-
-def describe(package: Package, analysis: Analysis) -> NetworkDescription:
-    """What users are told of a network that they uploaded."""
-    graph, space = package.graph, analysis.space
-    types = infer(graph)
-    kinds = Counter(
-        graph.kind_of(node) for node in graph.nodes if node.op not in ("input", "tensor")
-    )
-    return NetworkDescription(
-        inputs=tuple(_tensor(name, kind) for name, kind in graph.inputs.items()),
-        outputs=tuple(_tensor(name, types[name]) for name in graph.outputs),
-        classes=package.manifest.classes,
-        operators=dict(sorted(kinds.items(), key=lambda item: (-item[1], item[0]))),
-        cost=dict(analysis.cost.full),
-        smallest_cost=smallest_cost(analysis.cost, choices_of(space, RoundingSpec())),
-        groups=tuple(GroupView(name=group.name, channels=group.channels) for group in space.groups),
-        excluded=tuple(
-            ExcludedView(name=item.name, channels=item.channels, reason=item.reason)
-            for item in space.excluded
-        ),
-    )
 
 
 def check_job(

@@ -15,6 +15,7 @@ from api import problems
 from api.analysis import Analyses
 from api.dependencies import Service
 from api.edge import Edge
+from api.examining import Examinations
 from api.ringing import LateBell
 from api.routes import artifacts, datasets, events, health, jobs, networks, trials
 from models.blobs import BlobStore
@@ -85,7 +86,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         own = settings or Settings()
         database = Database.of(own, bell=LateBell(own), patience_s=_PATIENCE_S)
-        app.state.service = Service(own, database, BlobStore.open(own.blob_url), Analyses())
+        blobs = BlobStore.open(own.blob_url)
+        app.state.service = Service(own, database, blobs, Analyses(), Examinations(own))
         yield
         database.dispose()
 

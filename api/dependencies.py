@@ -10,6 +10,7 @@ from fastapi import Depends, Query
 from starlette.requests import HTTPConnection
 
 from api.analysis import Analyses
+from api.examining import Examinations
 from api.writing import writers
 from models.blobs import BlobStore
 from models.database import Database
@@ -24,6 +25,7 @@ class Service:
     database: Database
     blobs: BlobStore
     analyses: Analyses
+    examinations: Examinations
     writers: CapacityLimiter = field(default_factory=writers)
 
 

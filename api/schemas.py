@@ -16,7 +16,6 @@ from api.views import (
     JobView,
     JobWarningView,
     ListedTrialView,
-    NetworkDescription,
     NetworkView,
     TrialView,
 )
@@ -26,6 +25,7 @@ from models.event import Event
 from models.job import Job, State
 from models.network import Network
 from models.trial import Trial
+from search.description import NetworkDescription
 from search.versions import with_version
 
 _CURSOR = Field(description="give it as `cursor` for what follows; null at the end")

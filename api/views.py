@@ -7,47 +7,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from search.description import NetworkDescription
+
 
 class View(BaseModel):
     model_config = ConfigDict(frozen=True)
-
-
-class GroupView(View):
-    """Channels that can only be removed together."""
-
-    name: str = Field(description="path of the layer that produces them")
-    channels: int
-
-
-class ExcludedView(GroupView):
-    """Channels that stay."""
-
-    reason: str = Field(description="why they cannot be pruned")
-
-
-class TensorView(View):
-    """An input or output of the network."""
-
-    name: str
-    shape: tuple[int, ...] = Field(description="without the batch")
-    dtype: str
-
-
-class NetworkDescription(View):
-    """What a network is made of, and what of it can be pruned."""
-
-    inputs: tuple[TensorView, ...]
-    outputs: tuple[TensorView, ...]
-    classes: tuple[str, ...] = Field(description="empty if the package names none")
-    operators: dict[str, int] = Field(description="how often each operator and module is called")
-    cost: dict[str, int] = Field(
-        description="`macs`, `params`, `weight_bytes`, `peak_activation_bytes` for one example"
-    )
-    smallest_cost: dict[str, int] = Field(
-        description="with one channel left in every group: no budget below this can be met"
-    )
-    groups: tuple[GroupView, ...]
-    excluded: tuple[ExcludedView, ...]
 
 
 class FileView(View):

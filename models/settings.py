@@ -31,6 +31,13 @@ class Settings(BaseSettings):
         30.0, gt=0, description="longest silence of a client within a request or an answer"
     )
     max_upload_bytes: int = Field(8 * 2**30, ge=1, description="largest network or dataset")
+    examination_cpu_s: float = Field(
+        20.0, gt=0, description="processor time to examine an upload, beside that for its bytes"
+    )
+    examination_memory_bytes: int = Field(
+        2 * 2**30, ge=2**28, description="address space of a process that examines an upload"
+    )
+    examinations: int = Field(2, ge=1, description="uploads that are examined at once")
 
     lease_s: float = Field(30.0, gt=0, description="how long a claim holds without being renewed")
     heartbeat_s: float = Field(3.0, gt=0, description="between renewals; cancel is seen as fast")

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from api.dependencies import Cursor, Limit, Service, Services
+from api.dependencies import Cursor, Limit, Services
 from api.problems import responses
 from api.schemas import DatasetPage, dataset_view
 from api.storing import store
-from api.uploads import DIGEST, FILE, NAME, Received, answers, receive
+from api.uploads import DIGEST, FILE, NAME, answers, receive
 from api.views import DatasetView
-from api.writing import write
 from models.dataset import Dataset
 from models.uploads import get_dataset, list_datasets
-from search.evaluation.data import describe_dataset
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
-
-
-def _store(service: Service, received: Received) -> tuple[DatasetView, bool]:
-    def described() -> tuple[str, Mapping[str, Any]]:
-        name = received.name or received.file_name or f"dataset-{received.stored.digest[:8]}"
-        return name, describe_dataset(received.path)
-
-    return store(service, received, Dataset, described, dataset_view)
 
 
 _ANSWERS = answers(DatasetView)
@@ -54,7 +43,7 @@ async def upload(
     """
     limit = service.settings.max_upload_bytes
     async with receive(request, service.blobs, limit, name=name, sha256=sha256) as received:
-        view, new = await write(service, _store, service, received)
+        view, new = await store(request, service, received, Dataset, dataset_view)
     response.status_code = 201 if new else 200
     response.headers["Location"] = f"/v1/datasets/{view.id}"
     return view

@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from api.analysis import Analysis, describe
-from api.dependencies import Cursor, Limit, Service, Services
+from api.dependencies import Cursor, Limit, Services
 from api.problems import responses
 from api.schemas import NetworkPage, network_view
 from api.storing import store
-from api.uploads import DIGEST, FILE, NAME, Received, answers, receive
+from api.uploads import DIGEST, FILE, NAME, answers, receive
 from api.views import NetworkView
-from api.writing import write
-from espalier.format.classes import check_classes
-from espalier.format.package import read_package
 from models.network import Network
 from models.uploads import get_network, list_networks
 
 router = APIRouter(prefix="/v1/networks", tags=["networks"])
-
-
-def _store(service: Service, received: Received) -> tuple[NetworkView, bool]:
-    def described() -> tuple[str, dict[str, Any]]:
-        package = read_package(received.path)
-        check_classes(package.manifest.classes, package.graph)
-        analysis = service.analyses.get(received.stored.digest, lambda: Analysis.of(package.graph))
-        name = received.name or package.manifest.name
-        return name, describe(package, analysis).model_dump(mode="json")
-
-    return store(service, received, Network, described, network_view)
 
 
 _ANSWERS = answers(NetworkView)
@@ -58,7 +43,7 @@ async def upload(
     """
     limit = service.settings.max_upload_bytes
     async with receive(request, service.blobs, limit, name=name, sha256=sha256) as received:
-        view, new = await write(service, _store, service, received)
+        view, new = await store(request, service, received, Network, network_view)
     response.status_code = 201 if new else 200
     response.headers["Location"] = f"/v1/networks/{view.id}"
     return view

@@ -1,0 +1,84 @@
+"""Strangers' files are examined in a process that cannot take more than its limits."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from search.examination.bounds import Bounds, Kind
+from search.examination.process import Examination, Refused, TooCostly
+from tests.costly import long_chain, package, wide_layer
+
+AMPLE = Bounds(cpu_s=60, memory_bytes=2**31, wall_s=200)
+
+
+def examine(path: Path, kind: Kind = "network", bounds: Bounds = AMPLE) -> None:
+    Examination(kind, path, bounds).verdict()
+
+
+def test_what_takes_too_much_time_is_refused(tmp_path: Path) -> None:
+    path = package(long_chain(19_000), tmp_path / "long.espalier")
+    examine(path)
+    with pytest.raises(TooCostly, match=r"more than 0\.4 s of processor time") as caught:
+        examine(path, bounds=replace(AMPLE, cpu_s=0.4))
+    assert caught.value.code == "network.too_costly"
+    with pytest.raises(TooCostly, match="took longer than the limit"):
+        examine(path, bounds=replace(AMPLE, wall_s=0.1))
+
+
+def test_what_takes_too_much_memory_is_refused(tmp_path: Path) -> None:
+    path = package(wide_layer(2**20), tmp_path / "wide.espalier")
+    with pytest.raises(TooCostly, match="more than 256 MiB of memory") as caught:
+        examine(path, bounds=replace(AMPLE, memory_bytes=2**28))
+    assert caught.value.code == "network.too_costly"
+
+
+def test_an_examination_that_is_stopped_leaves_no_process(tmp_path: Path) -> None:
+    running = Examination("network", package(long_chain(1000), tmp_path / "long"), AMPLE)
+    running.stop()
+    with pytest.raises(TooCostly, match="SIGKILL"):
+        running.verdict()
+    assert running._process.poll() is not None
+
+
+def test_errors_keep_their_codes_and_words(tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.espalier"
+    wrong.write_bytes(b"no zip" * 100)
+    with pytest.raises(Refused, match="zip") as caught:
+        examine(wrong)
+    assert caught.value.code == "format.invalid"
+    one_class = tmp_path / "one.npz"
+    np.savez(one_class, images=np.zeros((8, 2, 2), np.uint8), labels=np.zeros(8, np.int64))
+    with pytest.raises(Refused, match="all training examples have one label"):
+        examine(one_class, "dataset")
+
+
+def test_secrets_are_not_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ESPALIER_DATABASE_URL", "postgresql://espalier:secret@db/espalier")
+    running = Examination("network", package(long_chain(1000), tmp_path / "chain"), AMPLE)
+    environment = Path(f"/proc/{running._process.pid}/environ").read_bytes()
+    running.verdict()
+    assert b"secret" not in environment
+
+
+def test_the_command_prints_what_it_finds(tmp_path: Path) -> None:
+    path = package(long_chain(3), tmp_path / "chain.espalier")
+
+    def printed(kind: str) -> dict[str, object]:
+        command = [sys.executable, "-m", "search.examination", kind, str(path)]
+        found: dict[str, object] = json.loads(subprocess.check_output(command))
+        return found
+
+    assert printed("network")["name"] == "made by hand"
+    assert printed("dataset").keys() == {"code", "message"}
+
+
+def test_nothing_heavy_is_imported() -> None:
+    code = "import sys, search.description, search.evaluation.data; print('torch' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code]).strip() == b"False"
