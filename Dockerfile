@@ -2,7 +2,7 @@
 FROM python:3.11-slim AS base
 ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 RUN useradd --create-home --uid 10001 espalier \
-    && mkdir -p /var/lib/espalier \
+    && mkdir -p -m 700 /var/lib/espalier \
     && chown espalier /var/lib/espalier
 WORKDIR /srv/espalier
 COPY constraints.txt pyproject.toml README.md alembic.ini ./

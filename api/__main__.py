@@ -12,10 +12,12 @@ import socket
 import uvicorn
 
 from api.server import config
+from models.private import begin
 from models.settings import Settings
 
 
 def main() -> None:
+    begin()
     parser = argparse.ArgumentParser(prog="python -m api", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8765)

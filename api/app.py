@@ -18,6 +18,7 @@ from api.edge import Edge
 from api.examining import Examinations
 from api.ringing import LateBell
 from api.routes import artifacts, datasets, events, health, jobs, networks, trials
+from models import private
 from models.blobs import BlobStore
 from models.database import Database
 from models.settings import Settings
@@ -85,6 +86,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         own = settings or Settings()
+        private.tighten(own)
         database = Database.of(own, bell=LateBell(own), patience_s=_PATIENCE_S)
         blobs = BlobStore.open(own.blob_url)
         app.state.service = Service(own, database, blobs, Analyses(), Examinations(own))

@@ -98,7 +98,7 @@ class RedisServer:
             RedisUnavailable: it is not installed.
         """
         binary = find()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.parent.mkdir(0o700, parents=True, exist_ok=True)
         self.path.unlink(missing_ok=True)
         log = self.path.with_suffix(".log")
         command = [str(binary), "--port", "0", "--unixsocket", str(self.path)]
@@ -120,6 +120,7 @@ class RedisServer:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C reaches the service first, which stops Redis last
+            umask=0o077,  # its log
         )
         deadline = time.monotonic() + _START_S
         while not answers(self.path):

@@ -7,11 +7,13 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 import migrations
+from models import private
 from models.blobs import BlobStore
 from models.settings import Settings
 
 
 def main() -> None:
+    private.begin()
     try:
         settings = Settings()
     except ValidationError as error:
@@ -24,6 +26,7 @@ def main() -> None:
         shown = make_url(settings.database).render_as_string(hide_password=True)
     except (ValueError, ArgumentError, OSError) as error:
         raise SystemExit(str(error)) from None
+    private.tighten(settings)
     try:
         migrations.upgrade(settings.database)
     except SQLAlchemyError as error:

@@ -29,6 +29,7 @@ from models.errors import (
     BlobUnwritable,
 )
 from models.pieces import PIECE_BYTES, Digests, Pieces
+from models.private import FOLDER
 
 CHUNK_BYTES = PIECE_BYTES
 
@@ -171,8 +172,9 @@ class BlobStore:
         if parts.scheme != "file" or parts.netloc:
             raise ValueError(f"blobs = {url!r}: give file:///FOLDER or s3://BUCKET/PREFIX")
         folder = Path(unquote(parts.path))
+        folder.mkdir(FOLDER, parents=True, exist_ok=True)
         for name in ("tmp", "sha256"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
+            (folder / name).mkdir(FOLDER, exist_ok=True)
         return cls(LocalStore(folder), folder)
 
     @contextmanager
@@ -217,7 +219,7 @@ class BlobStore:
             path.unlink()
             return
         target = self._folder / key_of(digest)
-        target.parent.mkdir(exist_ok=True)
+        target.parent.mkdir(FOLDER, exist_ok=True)
         path.replace(target)  # also if it exists: the age of the file must be renewed
         for folder in (target.parent, target.parent.parent):
             descriptor = os.open(folder, os.O_RDONLY)

@@ -29,6 +29,7 @@ from sqlalchemy.orm import Session
 
 from models.logs import get_logger
 from models.outbox import Outbox
+from models.private import FILE, FOLDER
 from models.settings import Settings
 from models.stored_json import dumps, loads
 
@@ -72,10 +73,16 @@ def _engine(url: str, patience_s: float, *, writes: bool) -> Engine:
 def _sqlite(url: str, patience_s: float, *, writes: bool) -> Engine:
     path = make_url(url).database
     if path:
-        Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
+        Path(path).absolute().parent.mkdir(FOLDER, parents=True, exist_ok=True)
     engine = create_engine(url, pool_timeout=patience_s, **_JSON)
     patience_ms = round(1000 * patience_s)
     lock = _Lock(patience_ms)
+
+    @event.listens_for(engine, "do_connect")
+    def _create(*_: Any) -> None:
+        """So that it is its owner's alone; SQLite gives the files beside it the same rights."""
+        if path and not Path(path).exists():
+            Path(path).touch(FILE)
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: Any) -> None:

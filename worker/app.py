@@ -13,6 +13,7 @@ from typing import Any
 
 from celery import Celery, signals
 
+from models import private
 from models.bell import QUEUE, TASK, BrokerBell
 from models.blobs import BlobStore
 from models.database import Database
@@ -65,6 +66,12 @@ def _slot() -> Slot:
 def ring(work_id: int) -> None:  # noqa: ARG001 - whose turn it is, the database decides
     """Do what waits. May come twice, late, or for work that is long done."""
     _slot().serve()
+
+
+@signals.celeryd_init.connect  # type: ignore[untyped-decorator]  # Celery has no types
+def _begin(**_: Any) -> None:
+    private.begin()
+    private.tighten(settings)
 
 
 @signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]  # Celery has no types

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from espalier.format.errors import EspalierError
+from models import private
 from models.blobs import BlobStore
 from models.errors import BlobUnwritable
 from models.settings import Settings
@@ -120,6 +121,7 @@ def main(arguments: Sequence[str], load_steps: Callable[[Settings], Mapping[str,
         load_steps: gives the steps by name; called once, after the ties to the supervisor are
             made, and imports what is slow to import.
     """
+    private.begin()
     if os.getpgrp() != os.getpid():
         os.setsid()
     descriptor, lifeline = map(int, arguments)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from models.blobs import BlobStore, check_file
 from models.errors import BlobCorrupt, BlobUnwritable
+from models.private import FOLDER
 
 # A step opens its files by name, some of them minutes after it asked for them: copies that any
 # process asked for within this time are taken to be in use.
@@ -44,7 +45,7 @@ class BlobFiles:
         if local is not None:
             check_file(digest, local)
             return local
-        self._cache.mkdir(parents=True, exist_ok=True)
+        self._cache.mkdir(FOLDER, parents=True, exist_ok=True)
         copy = self._cache / digest
         try:
             os.utime(copy)  # before all else, so that it is not evicted meanwhile

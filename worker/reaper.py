@@ -12,6 +12,7 @@ import time
 
 from sqlalchemy import delete, select
 
+from models import private
 from models.base import clock_s
 from models.bell import BrokerBell
 from models.blobs import BlobStore
@@ -69,6 +70,8 @@ def tidy(database: Database, store: BlobStore, blob_grace_s: float) -> int:
 def main() -> None:
     """Sweep until SIGTERM."""
     settings = Settings()
+    private.begin()
+    private.tighten(settings)
     bell = BrokerBell(settings)
     database = Database.of(settings, bell=bell)
     store = BlobStore.open(settings.blob_url)

@@ -51,7 +51,7 @@ def _listening(host: str, port: int) -> socket.socket:
 def _alone(home: Path) -> Iterator[None]:
     """Two services on one folder would share its database and its Redis."""
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        home.mkdir(0o700, parents=True, exist_ok=True)
     except OSError as error:
         fail(f"{home} cannot be made ({error.strerror}): choose another folder with --data")
     with (home / "serve.lock").open("w") as file:
@@ -87,6 +87,8 @@ def _migrate(env: dict[str, str]) -> None:
     if done.returncode != 0:
         last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
         fail("".join(last))
+    for line in done.stdout.splitlines():  # of folders that were open to others, say
+        out.print(escape(line))
 
 
 def _children(env: dict[str, str], home: Path, sock: socket.socket, workers: int) -> list[Child]:
@@ -192,6 +194,7 @@ def register(app: typer.Typer) -> None:
         ] = 1,
     ) -> None:
         """Run the whole service on this machine, until Ctrl-C."""
+        os.umask(0o077)  # what it and its processes write is their owner's alone
         home = data.absolute()
         with errors_as_lines(), _alone(home):
             _run(home, host, port, workers)

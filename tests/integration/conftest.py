@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,11 +44,14 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Digits:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("service")
+    folder = tmp_path_factory.mktemp("service")
+    folder.chmod(0o755)
+    return folder
 
 
 @pytest.fixture(scope="module")
 def service(data: Path) -> Iterator[Service]:
+    os.umask(0o022)  # the usual one, whatever the shell's is
     with running(data, workers=2, settings=SHORT_LEASES) as started:
         yield started
     left = [p for p in psutil.process_iter(["cmdline"]) if str(data) in str(p.info["cmdline"])]

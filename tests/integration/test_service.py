@@ -91,6 +91,20 @@ def test_a_killed_worker_changes_nothing(
     assert len(set(counts.values())) == 1, "every job publishes every file once"
 
 
+def test_what_the_service_writes_is_its_owners_alone(
+    service: Service,  # noqa: ARG001 - it runs
+    data: Path,
+    undisturbed: Path,  # noqa: ARG001 - every process has written
+) -> None:
+    """Under the usual umask, and though the folder was there before, open to all."""
+    found = {path.name: path.stat().st_mode for path in (data, *data.rglob("*"))}
+    assert {"espalier.db", "espalier.db-wal", "redis.sock", "logs", "worker.log", "url"} <= set(
+        found
+    )
+    del found["serve.log"]  # the test's own
+    assert not {name: oct(mode) for name, mode in found.items() if mode & 0o077}
+
+
 def test_an_emptied_broker_loses_nothing(
     client: espalier.Client, data: Path, uploads: dict[str, str]
 ) -> None:
