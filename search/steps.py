@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from torch.fx import GraphModule
-
 from espalier.format.codec import graph_to_json
 from search.context import Context, context_of, problem_of
 from search.cost import Budget, check_reachable, smallest_cost
@@ -274,7 +272,7 @@ def finalize(
     plan, cost, metrics = _uniform(context, "full" if solved else None)
     result = Result(
         evaluator=context.evaluator,
-        network=cast(GraphModule, tuner.network()),
+        network=tuner.network(),
         kept=winner.kept,
         winner=number,
         limits=prepared.limits,

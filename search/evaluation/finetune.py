@@ -16,16 +16,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 from torch.nn import functional
 
 from search.evaluation import checkpoint
 from search.evaluation.augment import augment
 from search.evaluation.checkpoint import CheckpointInvalid
 from search.evaluation.evaluator import Evaluator, snapshot
-from search.evaluation.inference import laid_out, lay_out, prefers_channels_last
-from search.evaluation.metrics import distance, finite, outputs
+from search.evaluation.inference import lay_out, prefers_channels_last
+from search.evaluation.metrics import distance, finite
 from search.evaluation.seeds import derive, dropout_seed, generator
 from search.evaluation.splits import Indices
+from search.evaluation.training import Training
 from search.spec import FineTuneSpec
 
 _ORDER, _AUGMENT, _DROPOUT = 2, 3, 4  # streams of the seed
@@ -54,12 +56,12 @@ class FineTuner:
     """
 
     def __init__(
-        self, network: nn.Module, evaluator: Evaluator, *, seed: int, subject: str = ""
+        self, network: GraphModule, evaluator: Evaluator, *, seed: int, subject: str = ""
     ) -> None:
         self._spec = evaluator.spec.finetune
         self._network = network.to(evaluator.device)
-        self._channels_last = prefers_channels_last(self._network)
-        lay_out(self._network, self._channels_last)
+        channels_last = prefers_channels_last(self._network)
+        self._training = Training(self._network, channels_last=channels_last)
         self._evaluator = evaluator
         self._seed = seed
         self._subject = subject
@@ -111,7 +113,7 @@ class FineTuner:
                 break
         return self.done
 
-    def network(self) -> nn.Module:
+    def network(self) -> GraphModule:
         """The network with the weights to keep, in eval mode; call it when done."""
         if self._best:
             self._network.load_state_dict(self._best)
@@ -134,7 +136,7 @@ class FineTuner:
         inputs = augment(
             feed.inputs(part), spec.augment, generator(self._seed, _AUGMENT, self.step)
         )
-        logits = outputs(self._network, laid_out(inputs, self._channels_last))
+        logits = self._training(inputs).float()
         share = spec.distillation if feed.labelled else 1.0
         loss = torch.zeros((), device=logits.device)
         if share < 1:

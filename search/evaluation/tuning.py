@@ -6,13 +6,15 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.fx import GraphModule
 from torch.nn import functional
 
 from search.evaluation.feed import Feed
-from search.evaluation.metrics import distance, outputs
+from search.evaluation.metrics import distance
 from search.evaluation.seeds import derive, dropout_seed
 from search.evaluation.splits import Indices
+from search.evaluation.training import Training
 from search.spec import EvaluationSpec
 
 _MOMENTUM, _WEIGHT_DECAY = 0.9, 1e-4  # NetAdapt's reference code, functions.py
@@ -36,24 +38,24 @@ class Tuning:
     ) -> None:
         self._teach, self._feed, self._indices, self._spec = teach, feed, indices, spec
 
-    def tune(self, network: nn.Module, steps: int, seed: int) -> None:
+    def tune(self, network: GraphModule, steps: int, seed: int) -> None:
         """So many steps, in place, on batches drawn with `seed`; ends in eval mode."""
-        spec = self._spec
+        spec, training = self._spec, Training(network, channels_last=False)
         optimizer = torch.optim.SGD(
             network.parameters(), spec.tuning_rate, momentum=_MOMENTUM, weight_decay=_WEIGHT_DECAY
         )
         network.train()
         with dropout_seed(derive(seed, 1), self._feed.device):
             for part in batch_picks(self._indices, spec.batch_size, steps, seed):
-                loss = self._loss(network, part)
+                loss = self._loss(training, part)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]  # torch's is not annotated
                 optimizer.step()
         network.eval()
 
-    def _loss(self, network: nn.Module, part: Indices) -> Tensor:
+    def _loss(self, network: Training, part: Indices) -> Tensor:
         inputs = self._feed.inputs(part)
-        logits = outputs(network, inputs)
+        logits = network(inputs).float()
         if self._feed.labelled:
             return functional.cross_entropy(logits, self._feed.labels(part))
         return distance(logits, self._teach(inputs))
