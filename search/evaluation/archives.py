@@ -91,7 +91,7 @@ def open_zip(path: Path, limits: DataLimits) -> Iterator[zipfile.ZipFile]:
         DatasetError: damaged, encrypted, or compressed in a way that is not understood.
         DatasetTooLarge: above a limit; raised before anything is unpacked.
     """
-    with broken_means_dataset_error(f"zip file {path.name}"), path.open("rb") as file:
+    with broken_means_dataset_error("the zip file"), path.open("rb") as file:
         count, directory = _directory_size(file)
         if count > limits.max_files or directory > 512 * limits.max_files:
             raise DatasetTooLarge(
@@ -187,7 +187,7 @@ def _zip_files(path: Path, limits: DataLimits) -> Iterator[ArchiveFile]:
 
 
 def _tar_files(path: Path, limits: DataLimits) -> Iterator[ArchiveFile]:
-    with broken_means_dataset_error(f"tar file {path.name}"), path.open("rb") as file:
+    with broken_means_dataset_error("the tar file"), path.open("rb") as file:
         stream = Unpacked(file, limits.unpacked_bytes(path))
         for member in tar.members(stream, limits.max_files):
             parts = safe_parts(member.name, limits, folder=not member.regular)

@@ -163,7 +163,7 @@ def _safe_pieces(path: Path, lazy_at: int, name: str, count: int, kind: str) -> 
 
 def _safe_header(path: Path, limits: DataLimits) -> tuple[dict[str, Any], int, int]:
     """The header's entries, where the numbers begin, and how many bytes of them there are."""
-    with broken_means_dataset_error(f"safetensors file {path.name}"), path.open("rb") as file:
+    with broken_means_dataset_error("the safetensors file"), path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > limits.max_header_bytes:
             raise DatasetTooLarge(

@@ -58,7 +58,7 @@ def test_a_dataset_is_refused_when_it_comes(
 
 
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     classes=st.text(max_size=8) | st.lists(st.text(st.characters(), max_size=3)).map(json.dumps),
@@ -67,6 +67,7 @@ def test_a_dataset_is_refused_when_it_comes(
 def test_no_header_is_answered_by_a_fault_of_ours(
     http: httpx.Client, classes: str, edits: list[tuple[int, int]]
 ) -> None:
+    """A few: each starts a process. Many more are in tests/evaluation/test_data_properties.py."""
     content = bytearray(safetensors(classes))
     for place, value in edits:
         content[place % len(content)] = value

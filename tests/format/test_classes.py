@@ -11,6 +11,7 @@ from torch import nn
 from espalier.format.errors import FormatError, LimitExceeded
 from espalier.format.lift import pack
 from espalier.format.package import read_package
+from search.description import describe_network
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
@@ -19,6 +20,17 @@ def test_names_for_fewer_or_more_classes_are_refused(tmp_path: Path, count: int)
     with pytest.raises(FormatError, match=f"{count} classes are named.* 3 scores.*a name for each"):
         pack(nn.Linear(4, 3), torch.zeros(1, 4), path, classes=["c"] * count)
     assert not path.exists()
+
+
+def test_names_are_compared_again_where_a_package_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From an earlier version, or another hand."""
+    path = tmp_path / "net.espalier"
+    monkeypatch.setattr("espalier.format.lift.check_classes", lambda *_: None)
+    pack(nn.Sequential(nn.Linear(4, 3)), torch.zeros(1, 4), path, classes=["a", "b"])
+    with pytest.raises(FormatError, match="2 classes are named"):
+        describe_network(path)
 
 
 def test_long_names_of_many_classes_are_refused(tmp_path: Path) -> None:
