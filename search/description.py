@@ -12,7 +12,7 @@ from espalier.format.ir import TensorType, size
 from espalier.format.operators import infer
 from espalier.format.package import read_package
 from search.cost import CostModel, choices_of, smallest_cost
-from search.graph import space_of
+from search.graph import head_of, space_of
 from search.spec import RoundingSpec
 
 
@@ -46,6 +46,12 @@ class NetworkDescription(_Frozen):
 
     inputs: tuple[TensorView, ...]
     outputs: tuple[TensorView, ...]
+    head: str | None = Field(
+        None,
+        description="softmax, log_softmax, sigmoid or logsigmoid, if the network ends in one: then "
+        "jobs score and train by what feeds it; null if it yields class scores, or if it was "
+        "uploaded before this was looked for",
+    )
     classes: tuple[str, ...] = Field(description="empty if the package names none")
     operators: dict[str, int] = Field(description="how often each operator and module is called")
     cost: dict[str, int] = Field(
@@ -74,13 +80,14 @@ def describe_network(path: Path) -> tuple[str, NetworkDescription]:
     package = read_package(path)
     check_classes(package.manifest.classes, package.graph)
     graph, space = package.graph, space_of(package.graph)
-    cost, types = CostModel(space), infer(graph)
+    cost, types, head = CostModel(space), infer(graph), head_of(graph)
     kinds = Counter(
         graph.kind_of(node) for node in graph.nodes if node.op not in ("input", "tensor")
     )
     return package.manifest.name, NetworkDescription(
         inputs=tuple(_tensor(name, kind) for name, kind in graph.inputs.items()),
         outputs=tuple(_tensor(name, types[name]) for name in graph.outputs),
+        head=None if head is None else head.kind,
         classes=package.manifest.classes,
         operators=dict(sorted(kinds.items(), key=lambda item: (-item[1], item[0]))),
         cost=dict(cost.full),

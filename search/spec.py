@@ -406,6 +406,11 @@ class JobSpec(Frozen):
         return self.version >= 2
 
     @property
+    def skips_heads(self) -> bool:
+        """Whether what feeds a network's last softmax or sigmoid is taken for its class scores."""
+        return self.version >= 2
+
+    @property
     def allows_chance(self) -> bool:
         """Whether an original at chance is no reason to refuse the job."""
         return self.evaluation.allow_chance or self.version < 2

@@ -266,13 +266,14 @@ def finalize(
     from search.export import Control, Result, write_results
 
     context = context_of(inputs, files)
+    evaluator = context.evaluator
     tuner = tuner_of(context, winner, checkpoint, files)
     number = winner.outcome.number
     solved = any(t.proposal.solve for t in trials if t.proposal.number == number)
     plan, cost, metrics = _uniform(context, "full" if solved else None)
     result = Result(
-        evaluator=context.evaluator,
-        network=tuner.network(),
+        evaluator=evaluator,
+        network=evaluator.scores.whole(tuner.network(), winner.kept),
         kept=winner.kept,
         winner=number,
         limits=prepared.limits,

@@ -21,6 +21,14 @@ Limit = Annotated[int, typer.Option(min=1, help="The most to show.")]
 AsJson = Annotated[bool, typer.Option("--json", help="As the service says it.")]
 
 
+_HEADS = {
+    "softmax": "probabilities (softmax)",
+    "log_softmax": "logarithms of probabilities (log_softmax)",
+    "sigmoid": "probabilities of each class by itself (sigmoid)",
+    "logsigmoid": "logarithms of probabilities of each class by itself (logsigmoid)",
+}
+
+
 def _shape(values: list[int]) -> str:
     return "x".join(map(str, values)) or "scalar"
 
@@ -33,7 +41,9 @@ def _show_network(view: dict[str, Any]) -> None:
         shown = ", ".join(
             f"{item['name']} {_shape(item['shape'])} {item['dtype']}" for item in about[word]
         )
-        out.print(f"{word}: {escape(shown)}")
+        head = about.get("head") if word == "outputs" else None
+        made = f": {_HEADS.get(head, head)}; jobs go by what feeds it" if head else ""
+        out.print(f"{word}: {escape(shown)}{made}")
     costs = Table("cost", "now", "smallest reachable", box=box.SIMPLE_HEAD)
     for name, label in COSTS.items():
         now, least = about["cost"][name], about["smallest_cost"][name]

@@ -60,7 +60,13 @@ class Evaluator(Examiner):
 
     @cached_property
     def _tuning(self) -> Tuning:
-        return Tuning(self.teach, self.feed, self.splits.tuning, self.spec.evaluation)
+        return Tuning(
+            self.teach,
+            self.feed,
+            self.splits.tuning,
+            self.spec.evaluation,
+            independent=self.scores.independent,
+        )
 
     @cached_property
     def _cache(self) -> OrderedDict[tuple[Kept, float | None], Evaluated]:

@@ -17,14 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
-from torch.nn import functional
 
 from search.evaluation import checkpoint
 from search.evaluation.augment import augment
 from search.evaluation.checkpoint import CheckpointInvalid
 from search.evaluation.evaluator import Evaluator, snapshot
 from search.evaluation.inference import lay_out, prefers_channels_last
-from search.evaluation.metrics import distance, finite
+from search.evaluation.metrics import distance, finite, label_loss
 from search.evaluation.seeds import derive, dropout_seed, generator
 from search.evaluation.splits import Indices
 from search.evaluation.training import Training
@@ -137,15 +136,17 @@ class FineTuner:
             feed.inputs(part), spec.augment, generator(self._seed, _AUGMENT, self.step)
         )
         logits = self._training(inputs).float()
+        independent = self._evaluator.scores.independent
         share = spec.distillation if feed.labelled else 1.0
         loss = torch.zeros((), device=logits.device)
         if share < 1:
-            loss = (1 - share) * functional.cross_entropy(
-                logits, feed.labels(part), label_smoothing=spec.label_smoothing
+            loss = (1 - share) * label_loss(
+                logits, feed.labels(part), spec.label_smoothing, independent=independent
             )
         if share > 0:
             wanted = self._evaluator.teach(inputs)
-            loss = loss + share * distance(logits, wanted, spec.temperature)
+            apart = distance(logits, wanted, spec.temperature, independent=independent)
+            loss = loss + share * apart
         return loss
 
     def _advance(self) -> None:

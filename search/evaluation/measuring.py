@@ -16,6 +16,7 @@ from torch.fx import GraphModule
 
 from espalier.format.errors import EspalierError
 from espalier.format.package import Manifest, Preprocessing
+from search.evaluation.class_scores import ClassScores
 from search.evaluation.data import Dataset
 from search.evaluation.feed import Feed
 from search.evaluation.fit import check_augment, check_fits, check_metric
@@ -43,8 +44,12 @@ class OriginalUnusable(EspalierError):
 class Examiner:
     """Measures any network of the original's inputs and outputs.
 
+    All that it measures and all that trains goes by class scores: `original`, `space` and the
+    networks made of them are without the softmax or sigmoid that may follow (`scores`).
+
     Args:
         network: the original, as `espalier.load` gives it; never changed.
+        space: its channel groups.
         device: where everything runs.
 
     Raises:
@@ -66,10 +71,11 @@ class Examiner:
         self.labelled = dataset.labelled
         check_augment(spec.finetune.augment, self.fit.input_shape)
         check_metric(spec.evaluation.metric, labelled=self.labelled, classes=self.fit.outputs)
-        self.space = space
+        self.scores = ClassScores(space, skips=spec.skips_heads)
+        self.space = self.scores.space
         self.spec = spec
         self._manifest = manifest
-        self.original = network.to(self.device).eval()
+        self.original = self.scores.network(network.to(self.device)).eval()
         self.splits = split(
             dataset,
             spec.evaluation,
@@ -112,6 +118,8 @@ class Examiner:
     def _outputs(self, network: nn.Module, split: SplitName) -> Iterator[tuple[Indices, Tensor]]:
         """Examples of a split and the network's class scores; the order is always the same."""
         feed, indices = self.examples(split)
+        if isinstance(network, GraphModule):
+            network = self.scores.network(network)
         if split == "holdout":
             indices = self._holdout
             if isinstance(network, GraphModule):
@@ -120,7 +128,7 @@ class Examiner:
         network.eval()
         with torch.inference_mode():
             for part, inputs in feed.batches(indices, self.spec.evaluation.batch_size):
-                yield part, outputs(network, inputs)
+                yield part, self.scores.of(network, outputs(network, inputs))
 
     def reference(self, name: SplitName) -> Tensor:
         """The original's class scores on a split, `(n, classes)`, computed once."""
@@ -138,7 +146,7 @@ class Examiner:
         """
         feed, _ = self.examples(split)
         reference = self.reference(split)
-        tally, at = Tally(), 0
+        tally, at = Tally(independent=self.scores.independent), 0
         for part, logits in self._outputs(network, split):
             labels = feed.labels(part) if self.labelled else None
             tally.add(logits, reference[at : at + len(part)], labels)
@@ -193,7 +201,7 @@ class Examiner:
         count = min(-(-count // size) * size, len(self._holdout))
         logits = self._scorer.outputs(network)(0, count)
         labels = self._holdout_feed.labels(self._holdout[:count]) if self.labelled else None
-        tally = Tally()
+        tally = Tally(independent=self.scores.independent)
         tally.add(logits, self.reference("holdout")[:count], labels)
         return finite(tally.metrics()) | {"examples": float(count)}
 
@@ -205,7 +213,8 @@ class Examiner:
         labels = self._holdout_feed.labels(self._holdout) if self.labelled else None
 
         def see(a: int, b: int) -> dict[str, Tensor]:
-            return each(run(a, b), reference[a:b], None if labels is None else labels[a:b])
+            part = None if labels is None else labels[a:b]
+            return self._contributions(run(a, b), reference[a:b], part)
 
         return race(see, self._each, self.spec.evaluation.metric, floor, self._calibration.batch)
 
@@ -213,6 +222,10 @@ class Examiner:
     def _each(self) -> dict[str, Tensor]:
         """What each example contributes to the original's metrics on the hold-out."""
         logits = self.reference("holdout")
-        return each(
-            logits, logits, self._holdout_feed.labels(self._holdout) if self.labelled else None
-        )
+        labels = self._holdout_feed.labels(self._holdout) if self.labelled else None
+        return self._contributions(logits, logits, labels)
+
+    def _contributions(
+        self, logits: Tensor, original: Tensor, labels: Tensor | None
+    ) -> dict[str, Tensor]:
+        return each(logits, original, labels, independent=self.scores.independent)

@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
-from torch.nn import functional
 
 from search.evaluation.feed import Feed
-from search.evaluation.metrics import distance
+from search.evaluation.metrics import distance, label_loss
 from search.evaluation.seeds import derive, dropout_seed
 from search.evaluation.splits import Indices
 from search.evaluation.training import Training
@@ -27,6 +26,7 @@ class Tuning:
         teach: the original's class scores of given inputs.
         feed: the training examples.
         indices: those of them to tune on.
+        independent: how class scores are read, see `metrics`.
     """
 
     def __init__(
@@ -35,7 +35,10 @@ class Tuning:
         feed: Feed,
         indices: Indices,
         spec: EvaluationSpec,
+        *,
+        independent: bool = False,
     ) -> None:
+        self._independent = independent
         self._teach, self._feed, self._indices, self._spec = teach, feed, indices, spec
 
     def tune(self, network: GraphModule, steps: int, seed: int) -> None:
@@ -57,8 +60,9 @@ class Tuning:
         inputs = self._feed.inputs(part)
         logits = network(inputs).float()
         if self._feed.labelled:
-            return functional.cross_entropy(logits, self._feed.labels(part))
-        return distance(logits, self._teach(inputs))
+            labels = self._feed.labels(part)
+            return label_loss(logits, labels, independent=self._independent)
+        return distance(logits, self._teach(inputs), independent=self._independent)
 
 
 def batch_picks(indices: Indices, batch_size: int, steps: int, seed: int) -> list[Indices]:

@@ -141,6 +141,11 @@ def _before_and_after(metrics: Metrics) -> Markup:
         f"after reloading the exported files in a fresh process ({_device(metrics)}). Costs are "
         "for one example."
     )
+    if metrics["head"] is not None:
+        note += (
+            f" Both networks end in a {metrics['head']}: cross-entropy and divergence are computed "
+            "from what feeds it."
+        )
     return tag(
         "section",
         tag("h2", "Before and after"),

@@ -33,7 +33,7 @@ class Result:
 
     Attributes:
         evaluator: of the job; knows the original, the data and the specification.
-        network: the winner, pruned and fine-tuned.
+        network: the winner, pruned and fine-tuned, as it is handed out.
         kept: its channels.
         winner: number of its trial.
         limits: the budget in absolute numbers.

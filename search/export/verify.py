@@ -63,9 +63,10 @@ def measure(
         EspalierError: a file does not load, or outputs differ.
     """
     dense, pruned = load(original), load(package)
+    space = space_of(graph_of(dense))
     evaluator = Evaluator(
         dense,
-        space_of(graph_of(dense)),
+        space,
         load_dataset(dataset),
         dense.meta["manifest"],
         JobSpec.model_validate_json(spec.read_bytes()),
@@ -80,16 +81,16 @@ def measure(
         name: _compare(name, network, inputs, wanted)
         for name, network in (("package", pruned), ("onnx", runtime))
     }
-    before, after = latencies(evaluator.original, pruned, inputs[:1])
+    before, after = latencies(dense, pruned, inputs[:1])
     return {
         "test": {
-            "before": finite(evaluator.measure(evaluator.original, "test")),
+            "before": finite(evaluator.measure(dense, "test")),
             "after": finite(evaluator.measure(pruned, "test")),
             "onnx": finite(evaluator.measure(runtime, "test")),
         },
         "test_examples": len(evaluator.splits.test),
         "cost": {
-            "before": dict(CostModel(evaluator.space).full),
+            "before": dict(CostModel(space).full),
             "after": dict(CostModel(space_of(graph_of(pruned))).full),
         },
         "equality": {name: dataclasses.asdict(value) for name, value in equal.items()},

@@ -214,6 +214,7 @@ def _metrics(
             "final": dict(final),
         },
         **measured,
+        "head": result.evaluator.scores.kind,
         "limits": dict(result.limits),
         "finetuning": [dict(entry) for entry in result.history],
     }

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 from typer.testing import CliRunner, Result
 
 from espalier.cli import app
 from espalier.cli.watching import news
 from espalier.client import Client
+from espalier.format.lift import pack
 from models.claims import claim_next, hold
 from models.job import Job
 from models.locks import lock_job
@@ -129,6 +132,15 @@ def test_describe_shows_what_can_be_pruned_and_what_not(run: Run, files: Files) 
         assert words in result.stdout
     view = json.loads(run("describe", files.package, "--json").stdout)
     assert view["description"]["cost"]["macs"] == 78384
+
+
+def test_describe_says_that_a_network_yields_probabilities(run: Run, tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3), nn.Softmax(dim=1))
+    path = pack(network.eval(), torch.zeros(2, 6), tmp_path / "ended.espalier")
+    result = run("describe", path)
+    assert result.exit_code == 0, result.output
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("outputs: ")]
+    assert line.endswith("3 float32: probabilities (softmax); jobs go by what feeds it")
 
 
 def test_what_was_uploaded_is_listed_and_described(run: Run, files: Files) -> None:
