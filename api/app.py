@@ -18,6 +18,7 @@ from api.edge import Edge
 from api.examining import Examinations
 from api.ringing import LateBell
 from api.routes import artifacts, datasets, events, health, jobs, networks, trials
+from api.watching import Watch
 from models import private
 from models.blobs import BlobStore
 from models.database import Database
@@ -88,9 +89,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         own = settings or Settings()
         private.tighten(own)
         database = Database.of(own, bell=LateBell(own), patience_s=_PATIENCE_S)
+        watch = Watch(database)
         blobs = BlobStore.open(own.blob_url)
-        app.state.service = Service(own, database, blobs, Analyses(), Examinations(own))
+        app.state.service = Service(own, database, blobs, Analyses(), Examinations(own), watch)
         yield
+        watch.close()
         database.dispose()
 
     app = FastAPI(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import re
+import sys
 from urllib.parse import quote
 
 _TAG = re.compile(r'(?:W/)?("[^"]*")')
-_RANGE = re.compile(r"^bytes=(\d*)-(\d*)$")
+_RANGE = re.compile(r"bytes=([0-9]*)-([0-9]*)")
+_DIGITS = 18  # more are beyond every file, and int() refuses thousands
 
 
 def etag(value: str | int) -> str:
@@ -40,6 +42,11 @@ class NotSatisfiable(Exception):
     """A range that lies behind the end."""
 
 
+def _place(digits: str) -> int:
+    digits = digits.lstrip("0") or "0"
+    return int(digits) if len(digits) <= _DIGITS else sys.maxsize
+
+
 def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
     """First byte and byte after the last; `None` to send everything.
 
@@ -48,15 +55,15 @@ def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
     Raises:
         NotSatisfiable: no byte of it exists.
     """
-    found = _RANGE.match((header or "").strip())
+    found = _RANGE.fullmatch((header or "").strip())
     if found is None or found.group(0) == "bytes=-":
         return None
     first, last = found.groups()
     if not first:
-        start, stop = max(0, size - int(last)), size
+        start, stop = max(0, size - _place(last)), size
     else:
-        start, stop = int(first), min(size, int(last) + 1) if last else size
-        if last and int(last) < start:
+        start, stop = _place(first), min(size, _place(last) + 1) if last else size
+        if last and _place(last) < start:
             return None
     if start >= stop:
         raise NotSatisfiable

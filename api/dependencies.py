@@ -11,6 +11,7 @@ from starlette.requests import HTTPConnection
 
 from api.analysis import Analyses
 from api.examining import Examinations
+from api.watching import Watch
 from api.writing import writers
 from models.blobs import BlobStore
 from models.database import Database
@@ -19,14 +20,26 @@ from models.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One process's connections, shared by all its requests."""
+    """One process's connections, shared by all its requests.
+
+    Attributes:
+        writers: threads of what writes to the database.
+        receivers: threads of uploads, which write their files.
+        streams: threads of event streams.
+        watch: waits for jobs to change.
+
+    Each has its own, so that none of them, nor what only reads, waits for another kind.
+    """
 
     settings: Settings
     database: Database
     blobs: BlobStore
     analyses: Analyses
     examinations: Examinations
+    watch: Watch
     writers: CapacityLimiter = field(default_factory=writers)
+    receivers: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(8))
+    streams: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(8))
 
 
 def _service(connection: HTTPConnection) -> Service:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import logging
+from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, Field
 
@@ -27,6 +28,10 @@ from models.network import Network
 from models.trial import Trial
 from search.description import NetworkDescription
 from search.versions import with_version
+
+log = logging.getLogger(__name__)
+Row = TypeVar("Row", Network, Dataset, Job)
+V = TypeVar("V")
 
 _CURSOR = Field(description="give it as `cursor` for what follows; null at the end")
 
@@ -80,6 +85,17 @@ def progress(job: Job) -> float:
         return 1.0
     start, end = _STAGES.get(job.stage, (0.0, 0.0))
     return round(start + (end - start) * min(1.0, max(0.0, job.fraction)), 4)
+
+
+def shown(rows: Iterable[Row], view: Callable[[Row], V]) -> list[V]:
+    """Views of those rows that can be shown: one that cannot breaks no list, and is logged."""
+    found = []
+    for row in rows:
+        try:
+            found.append(view(row))
+        except Exception:  # whatever is wrong with it
+            log.exception("%s cannot be shown", row.id)
+    return found
 
 
 def network_view(row: Network) -> NetworkView:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
-from fastapi import Request
+from anyio import to_thread
+from fastapi import Request, Response
+from sqlalchemy.orm import Session
 
 from api.dependencies import Service
+from api.replies import reply
 from api.uploads import Received
-from api.writing import write
+from api.views import FileView
+from api.writing import committed, write
 from models.dataset import Dataset
 from models.network import Network
 from models.uploads import find, put
@@ -18,21 +21,20 @@ from search.examination.bounds import Kind
 from search.examination.process import Examined
 
 Upload = TypeVar("Upload", Network, Dataset)
-V = TypeVar("V")
 
 _KIND: dict[type[Network] | type[Dataset], Kind] = {Network: "network", Dataset: "dataset"}
 
 
 def _known(
-    service: Service, received: Received, kind: type[Upload], view: Callable[[Upload], V]
-) -> V | None:
+    service: Service, received: Received, kind: type[Upload], view: Callable[[Upload], FileView]
+) -> Response | None:
     """What is there already is stored again: its blob may have been damaged since."""
     with service.database.transaction(write=False) as session:
-        known = find(session, kind, received.stored.digest)
-    if known is None:
-        return None
-    received.keep()
-    return view(known)
+        row = find(session, kind, received.stored.digest)
+        found = None if row is None else reply(view(row), headers=_location(row))
+    if found is not None:
+        received.keep()
+    return found
 
 
 def _put(
@@ -40,12 +42,12 @@ def _put(
     received: Received,
     kind: type[Upload],
     found: Examined,
-    view: Callable[[Upload], V],
-) -> tuple[V, bool]:
+    view: Callable[[Upload], FileView],
+) -> Response:
     stored = received.stored
     default = f"{_KIND[kind]}-{stored.digest[:8]}"
-    received.keep()
-    with service.database.transaction() as session:
+
+    def act(session: Session) -> Response:
         row, new = put(
             session,
             kind,
@@ -54,7 +56,13 @@ def _put(
             size_bytes=stored.size_bytes,
             description=found.description,
         )
-        return view(row), new
+        return reply(view(row), 201 if new else 200, headers=_location(row))
+
+    return committed(service, act)
+
+
+def _location(row: Network | Dataset) -> dict[str, str]:
+    return {"Location": f"/v1/{row.__tablename__}/{row.id}"}
 
 
 async def store(
@@ -62,17 +70,20 @@ async def store(
     service: Service,
     received: Received,
     kind: type[Upload],
-    view: Callable[[Upload], V],
-) -> tuple[V, bool]:
-    """The view of an upload, and whether it is new: the same bytes are one, whatever their name.
+    view: Callable[[Upload], FileView],
+) -> Response:
+    """The view of an upload: 201 if it is new, 200 for bytes that are known, whatever their name.
 
     Its name is the one given with it, else the file's own, else that of the form's file.
 
     Raises:
         Refused: it cannot be used.
     """
-    known = await asyncio.to_thread(_known, service, received, kind, view)
+    known = await to_thread.run_sync(
+        _known, service, received, kind, view, limiter=service.receivers
+    )
     if known is not None:
-        return known, False
+        return known
     found = await service.examinations.examine(request, _KIND[kind], received.path)
+    await to_thread.run_sync(received.keep, limiter=service.receivers)
     return await write(service, _put, service, received, kind, found, view)

@@ -7,7 +7,6 @@ of a form (`multipart/form-data`). Its SHA-256 may be announced, as `?sha256=` o
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import re
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
+from anyio import to_thread
 from fastapi import Query, Request
 from pydantic import BaseModel
 from python_multipart.exceptions import FormParserError
@@ -24,8 +24,9 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 
 from api.bodies import announced, drain
+from api.dependencies import Service
 from api.problems import Answers, Problem, responses
-from models.blobs import BlobStore, Incoming, Stored
+from models.blobs import Incoming, Stored
 
 NAME = Annotated[
     str | None,
@@ -216,17 +217,17 @@ def _form(request: Request, sink: _Sink) -> _Form | None:
     )
 
 
-async def _copy(request: Request, sink: _Sink, form: _Form | None) -> None:
+async def _copy(request: Request, service: Service, sink: _Sink, form: _Form | None) -> None:
     async for chunk in request.stream():
         if form is None:
             sink.take(chunk)
         else:
             form.feed(chunk)
         if sink.full:
-            await asyncio.to_thread(sink.flush)
+            await to_thread.run_sync(sink.flush, limiter=service.receivers)
     if form is not None:
         form.finish()
-    await asyncio.to_thread(sink.flush)
+    await to_thread.run_sync(sink.flush, limiter=service.receivers)
 
 
 def _base_name(name: str | None) -> str | None:
@@ -239,7 +240,7 @@ def _base_name(name: str | None) -> str | None:
 
 @asynccontextmanager
 async def receive(
-    request: Request, store: BlobStore, limit: int, *, name: str | None, sha256: str | None
+    request: Request, service: Service, limit: int, *, name: str | None, sha256: str | None
 ) -> AsyncIterator[Received]:
     """The request's file, on disk while the context lasts; it stays only if `keep` is called.
 
@@ -253,13 +254,13 @@ async def receive(
         BlobError: the disk is full, say.
     """
     expected = sha256.lower() if sha256 else represented(request)
-    with store.incoming() as blob:
+    with service.blobs.incoming() as blob:
         sink = _Sink(blob, limit)
         form = _form(request, sink)
         try:
             if announced(request.headers) > limit + (_FRAMING if form else 0):
                 raise too_large(limit)
-            await _copy(request, sink, form)
+            await _copy(request, service, sink, form)
         except FormParserError as error:
             await drain(request.stream())
             raise _malformed(f"the form cannot be read ({error}): send it again") from error
@@ -268,7 +269,7 @@ async def receive(
             raise
         except ClientDisconnect as error:
             raise _malformed("the body ended early: send it again") from error
-        stored = await asyncio.to_thread(blob.written)
+        stored = await to_thread.run_sync(blob.written, limiter=service.receivers)
         if form is not None and not form.found:
             raise _malformed("the form holds no file: add a part with a filename")
         if stored.size_bytes == 0:

@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
 
 from anyio import CapacityLimiter, to_thread
+from fastapi import Response
+from sqlalchemy.orm import Session
 
 if TYPE_CHECKING:
     from api.dependencies import Service
@@ -41,3 +43,13 @@ def writing(endpoint: Callable[P, R]) -> Callable[P, Awaitable[R]]:
         return await write(cast("Service", named["service"]), endpoint, *given, **named)
 
     return called
+
+
+def committed(service: Service, act: Callable[[Session], Response]) -> Response:
+    """What `act` answers, after what it did was committed.
+
+    The answer is encoded by then: whatever is wrong with it undoes what was done, so that nothing
+    commits behind an error. Nothing else in the API begins a transaction that writes.
+    """
+    with service.database.transaction() as session:
+        return act(session)

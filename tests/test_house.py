@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -86,3 +87,17 @@ def test_the_guide_names_every_setting() -> None:
 def test_the_benchmarks_tables_are_those_of_the_recorded_results() -> None:
     page = PAGE.read_text()
     assert generated(page) == page
+
+
+def test_the_api_commits_in_one_place() -> None:
+    """`api.writing.committed` encodes the answer first; see there."""
+    begun = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in (ROOT / "api").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "transaction"
+        and [(key.arg, ast.unparse(key.value)) for key in node.keywords] != [("write", "False")]
+    ]
+    assert [place.partition(":")[0] for place in begun] == ["api/writing.py"]

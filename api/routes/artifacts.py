@@ -89,7 +89,7 @@ def download(
             raise Problem(
                 416,
                 "artifact.range",
-                f"{name} has {row.size_bytes} bytes, and {range} begins behind them: "
+                f"{name} has {row.size_bytes} bytes, and {str(range)[:60]} begins behind them: "
                 "ask for less, or for all of it",
                 headers={"Content-Range": f"bytes */{row.size_bytes}"},
             ) from None

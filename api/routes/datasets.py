@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from api.dependencies import Cursor, Limit, Services
 from api.problems import responses
-from api.schemas import DatasetPage, dataset_view
+from api.schemas import DatasetPage, dataset_view, shown
 from api.storing import store
 from api.uploads import DIGEST, FILE, NAME, answers, receive
 from api.views import DatasetView
@@ -25,28 +25,32 @@ _ANSWERS = answers(DatasetView)
     "",
     operation_id="uploadDataset",
     status_code=201,
+    response_model=DatasetView,
     responses=_ANSWERS,
     openapi_extra=FILE,
 )
-@router.put("", operation_id="putDataset", status_code=201, responses=_ANSWERS, openapi_extra=FILE)
+@router.put(
+    "",
+    operation_id="putDataset",
+    status_code=201,
+    response_model=DatasetView,
+    responses=_ANSWERS,
+    openapi_extra=FILE,
+)
 async def upload(
     request: Request,
-    response: Response,
     service: Services,
     name: NAME = None,
     sha256: DIGEST = None,
-) -> DatasetView:
+) -> Response:
     """Upload an .npz file without pickles, safetensors, or a zip or tar file of image folders.
 
     The same bytes give the same dataset, under the name that they had first: `name`, else that of
     the form's file.
     """
     limit = service.settings.max_upload_bytes
-    async with receive(request, service.blobs, limit, name=name, sha256=sha256) as received:
-        view, new = await store(request, service, received, Dataset, dataset_view)
-    response.status_code = 201 if new else 200
-    response.headers["Location"] = f"/v1/datasets/{view.id}"
-    return view
+    async with receive(request, service, limit, name=name, sha256=sha256) as received:
+        return await store(request, service, received, Dataset, dataset_view)
 
 
 @router.get("", operation_id="listDatasets", responses=responses(422))
@@ -59,7 +63,7 @@ def list_all(
     """Datasets, the newest first."""
     with service.database.transaction(write=False) as session:
         page = list_datasets(session, limit=limit, cursor=cursor, name=name)
-        return DatasetPage(items=[dataset_view(row) for row in page.items], next_cursor=page.cursor)
+        return DatasetPage(items=shown(page.items, dataset_view), next_cursor=page.cursor)
 
 
 @router.get("/{dataset}", operation_id="getDataset", responses=responses(404))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Annotated
 
+from anyio import to_thread
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
@@ -22,7 +22,6 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 STREAM = "text/event-stream"
 HEARTBEAT_S = 15.0  # proxies cut connections that are silent for 30 to 60 s
-_LEAST_S, _MOST_S = 0.1, 0.5
 _BATCH = 500
 
 _STREAM_CONTENT = {
@@ -37,16 +36,30 @@ Number = Annotated[
 ]
 
 
-def _look(service: Service, job: str, after: int) -> tuple[list[EventView], bool]:
-    """Events after that number, at most a batch, and whether they are the last of all.
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What a look found.
 
-    The job is read first: what ends it writes its last event in the same transaction, so that
+    Attributes:
+        events: after the number asked for, at most a batch.
+        ended: whether these are the last of all.
+        version: the job's, by which a change is noticed.
+    """
+
+    events: list[EventView]
+    ended: bool
+    version: int
+
+
+def _look(service: Service, job: str, after: int) -> _Seen:
+    """The job is read first: what ends it writes its last event in the same transaction, so that
     none can come after a batch that is not full.
     """
     with service.database.transaction(write=False) as session:
-        terminal = get_job(session, job).terminal
+        row = get_job(session, job)
         found = events_after(session, job, after, limit=_BATCH)
-        return [event_view(row) for row in found], terminal and len(found) < _BATCH
+        ended = row.terminal and len(found) < _BATCH
+        return _Seen([event_view(each) for each in found], ended, row.last_event)
 
 
 def _frame(event: EventView) -> bytes:
@@ -54,27 +67,26 @@ def _frame(event: EventView) -> bytes:
 
 
 async def _stream(
-    service: Service, job: str, first: list[EventView], ended: bool, after: int, request: Request
+    service: Service, job: str, seen: _Seen, after: int, request: Request
 ) -> AsyncIterator[bytes]:
     """Frames until the terminal event; nothing is held while the client reads slowly."""
     yield b"retry: 2000\n\n"
-    found, pause, spoke = first, _LEAST_S, time.monotonic()
+    gone = request.is_disconnected
     while True:
-        if found:
-            after, pause, spoke = found[-1].number, _LEAST_S, time.monotonic()
-            yield b"".join(map(_frame, found))
-        if ended:
+        if seen.events:
+            after = seen.events[-1].number
+            yield b"".join(map(_frame, seen.events))
+        if seen.ended:
             return
-        if len(found) < _BATCH:
-            await asyncio.sleep(pause)
-            pause = min(_MOST_S, pause * 1.25)
-        if await request.is_disconnected():
-            return
-        if time.monotonic() - spoke >= HEARTBEAT_S:
-            spoke = time.monotonic()
-            yield b": still here\n\n"
+        more = len(seen.events) == _BATCH
+        while not more:
+            more = await service.watch.changed(job, seen.version, HEARTBEAT_S, gone)
+            if await gone():
+                return
+            if not more:
+                yield b": still here\n\n"
         try:
-            found, ended = await asyncio.to_thread(_look, service, job, after)
+            seen = await to_thread.run_sync(_look, service, job, after, limiter=service.streams)
         except NotFound:  # it has been deleted
             return
 
@@ -123,13 +135,13 @@ async def events(
                 "Last-Event-ID must be the number of an event: send what the last `id:` said",
             )
         after = int(last_event_id)
-    found, ended = await asyncio.to_thread(_look, service, job, after)
+    seen = await to_thread.run_sync(_look, service, job, after)
     if _wants_list(request):
-        return EventList(items=found)
-    if ended and not found:
+        return EventList(items=seen.events)
+    if seen.ended and not seen.events:
         return Response(status_code=204)  # which tells an EventSource to stop reconnecting
     return StreamingResponse(
-        _stream(service, job, found, ended, after, request),
+        _stream(service, job, seen, after, request),
         media_type=STREAM,
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )

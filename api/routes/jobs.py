@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Literal
 
+from anyio import to_thread
 from fastapi import APIRouter, Body, Header, Query, Request, Response
 from sqlalchemy.orm import Session
 
@@ -13,10 +13,10 @@ from api.analysis import Analysis, check_job, readable
 from api.conditions import etag, matches
 from api.dependencies import Cursor, Limit, Service, Services
 from api.problems import FieldProblem, Problem, refused, responses
-from api.schemas import JobPage, example_spec, job_view
+from api.replies import reply
+from api.schemas import JobPage, example_spec, job_view, shown
 from api.views import JobView, ValidationView
-from api.watching import changed
-from api.writing import writing
+from api.writing import committed, writing
 from espalier.format.package import read_package
 from models.deletion import delete_job
 from models.errors import NotFound
@@ -51,17 +51,16 @@ Key = Annotated[
 ]
 
 
-def views(session: Session, rows: Sequence[Job]) -> list[JobView]:
+def _viewed(session: Session, rows: Sequence[Job]) -> Callable[[Job], JobView]:
+    """What makes views of these rows: what they need is looked up for all of them at once."""
     best = best_trials(session, rows)
     counts = measured_trials(session, [row.id for row in rows])
     waiting = waiting_for(session, [row.id for row in rows if not row.terminal])
-    return [
-        job_view(row, best.get(row.id), counts.get(row.id, 0), waiting.get(row.id)) for row in rows
-    ]
+    return lambda row: job_view(row, best.get(row.id), counts.get(row.id, 0), waiting.get(row.id))
 
 
 def view(session: Session, row: Job) -> JobView:
-    return views(session, [row])[0]
+    return _viewed(session, [row])(row)
 
 
 def _analysis(service: Service, digest: str) -> Analysis:
@@ -119,22 +118,24 @@ def validate(spec: Spec, service: Services) -> ValidationView:
     "",
     operation_id="createJob",
     status_code=201,
+    response_model=JobView,
     responses=responses(
         400, 422, also={200: {"model": JobView, "description": "Made before, with this key"}}
     ),
 )
 @writing
-def create(spec: Spec, response: Response, service: Services, key: Key = None) -> JobView:
+def create(spec: Spec, service: Services, key: Key = None) -> Response:
     """Start a job. It is safe once this answers: no crash of a process loses it."""
     checked = _checked(service, spec)
-    with service.database.transaction() as session:
+
+    def act(session: Session) -> Response:
         made = create_job(session, checked.spec, idempotency_key=key, request=spec.request)
-        shown = view(session, made.job)
-    response.headers["Location"] = f"/v1/jobs/{shown.id}"
-    if not made.new:
-        response.status_code = 200
-        response.headers["Idempotent-Replay"] = "true"
-    return shown
+        headers = {"Location": f"/v1/jobs/{made.job.id}"}
+        if made.new:
+            return reply(view(session, made.job), 201, headers=headers)
+        return reply(view(session, made.job), headers=headers | {"Idempotent-Replay": "true"})
+
+    return committed(service, act)
 
 
 @router.get("", operation_id="listJobs", responses=responses(422))
@@ -160,7 +161,9 @@ def list_all(
             strategy=strategy,
             name=name,
         )
-        return JobPage(items=views(session, page.items), next_cursor=page.cursor)
+        return JobPage(
+            items=shown(page.items, _viewed(session, page.items)), next_cursor=page.cursor
+        )
 
 
 def _show(service: Service, job: str) -> JobView:
@@ -192,15 +195,15 @@ async def get(
     terminal is answered at once. When the time is up, the answer is 304 with `If-None-Match`, the
     unchanged job without.
     """
-    shown = await asyncio.to_thread(_show, service, job)
+    shown = await to_thread.run_sync(_show, service, job)
     known = if_none_match is not None and matches(if_none_match, etag(shown.version))
     waits = not shown.terminal and (if_none_match is None or known)
     if (
         wait
         and waits
-        and await changed(service.database, job, shown.version, wait, request.is_disconnected)
+        and await service.watch.changed(job, shown.version, wait, request.is_disconnected)
     ):
-        shown = await asyncio.to_thread(_show, service, job)
+        shown = await to_thread.run_sync(_show, service, job)
         known = False
     headers = {"ETag": etag(shown.version), "Cache-Control": "no-cache"}
     if known:
@@ -217,40 +220,43 @@ async def get(
     responses=responses(404, 409),
 )
 @writing
-def delete(job: str, service: Services) -> None:
+def delete(job: str, service: Services) -> Response:
     """Delete a job that has ended: its history, and the files that nothing else uses.
 
     One that has not ended must be canceled first. Network and dataset stay.
     """
-    with service.database.transaction() as session:
+
+    def act(session: Session) -> Response:
         delete_job(session, job)
+        return Response(status_code=204)
+
+    return committed(service, act)
 
 
 _STEERED = responses(404, 409)
 
 
-def _steer(service: Service, job: str, action: Literal["cancel", "pause", "resume"]) -> JobView:
+def _steer(service: Service, job: str, action: Literal["cancel", "pause", "resume"]) -> Response:
     act = {"cancel": request_cancel, "pause": request_pause, "resume": resume}[action]
-    with service.database.transaction() as session:
-        return view(session, act(session, job))
+    return committed(service, lambda session: reply(view(session, act(session, job))))
 
 
-@router.post("/{job}/cancel", operation_id="cancelJob", responses=_STEERED)
+@router.post("/{job}/cancel", operation_id="cancelJob", response_model=JobView, responses=_STEERED)
 @writing
-def cancel(job: str, service: Services) -> JobView:
+def cancel(job: str, service: Services) -> Response:
     """End a job for good. To cancel it again changes nothing."""
     return _steer(service, job, "cancel")
 
 
-@router.post("/{job}/pause", operation_id="pauseJob", responses=_STEERED)
+@router.post("/{job}/pause", operation_id="pauseJob", response_model=JobView, responses=_STEERED)
 @writing
-def pause(job: str, service: Services) -> JobView:
+def pause(job: str, service: Services) -> Response:
     """Stop a job at its next checkpoint, to be resumed. To pause it again changes nothing."""
     return _steer(service, job, "pause")
 
 
-@router.post("/{job}/resume", operation_id="resumeJob", responses=_STEERED)
+@router.post("/{job}/resume", operation_id="resumeJob", response_model=JobView, responses=_STEERED)
 @writing
-def resume_job(job: str, service: Services) -> JobView:
+def resume_job(job: str, service: Services) -> Response:
     """Let a paused job go on."""
     return _steer(service, job, "resume")

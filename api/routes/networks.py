@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from api.dependencies import Cursor, Limit, Services
 from api.problems import responses
-from api.schemas import NetworkPage, network_view
+from api.schemas import NetworkPage, network_view, shown
 from api.storing import store
 from api.uploads import DIGEST, FILE, NAME, answers, receive
 from api.views import NetworkView
@@ -25,28 +25,32 @@ _ANSWERS = answers(NetworkView)
     "",
     operation_id="uploadNetwork",
     status_code=201,
+    response_model=NetworkView,
     responses=_ANSWERS,
     openapi_extra=FILE,
 )
-@router.put("", operation_id="putNetwork", status_code=201, responses=_ANSWERS, openapi_extra=FILE)
+@router.put(
+    "",
+    operation_id="putNetwork",
+    status_code=201,
+    response_model=NetworkView,
+    responses=_ANSWERS,
+    openapi_extra=FILE,
+)
 async def upload(
     request: Request,
-    response: Response,
     service: Services,
     name: NAME = None,
     sha256: DIGEST = None,
-) -> NetworkView:
+) -> Response:
     """Upload a package made by `espalier pack`; it is checked and described at once.
 
     Nothing in the file is executed. The same bytes give the same network,
     under the name that they had first: `name`, else the package's own.
     """
     limit = service.settings.max_upload_bytes
-    async with receive(request, service.blobs, limit, name=name, sha256=sha256) as received:
-        view, new = await store(request, service, received, Network, network_view)
-    response.status_code = 201 if new else 200
-    response.headers["Location"] = f"/v1/networks/{view.id}"
-    return view
+    async with receive(request, service, limit, name=name, sha256=sha256) as received:
+        return await store(request, service, received, Network, network_view)
 
 
 @router.get("", operation_id="listNetworks", responses=responses(422))
@@ -59,7 +63,7 @@ def list_all(
     """Networks, the newest first."""
     with service.database.transaction(write=False) as session:
         page = list_networks(session, limit=limit, cursor=cursor, name=name)
-        return NetworkPage(items=[network_view(row) for row in page.items], next_cursor=page.cursor)
+        return NetworkPage(items=shown(page.items, network_view), next_cursor=page.cursor)
 
 
 @router.get("/{network}", operation_id="getNetwork", responses=responses(404))

@@ -59,6 +59,9 @@ def test_a_file_comes_whole(http: httpx.Client, job: str) -> None:
         ("bytes=-7", len(CONTENT) - 7, len(CONTENT)),
         ("bytes=-99999999", 0, len(CONTENT)),
         ("bytes=5-99999999", 5, len(CONTENT)),
+        pytest.param(f"bytes=5-{'9' * 5000}", 5, len(CONTENT), id="a long end"),
+        pytest.param(f"bytes=-{'9' * 5000}", 0, len(CONTENT), id="a long suffix"),
+        pytest.param(f"bytes={'0' * 5000}1-2", 1, 3, id="many zeros"),
     ],
 )
 def test_a_range(http: httpx.Client, job: str, range_: str, start: int, stop: int) -> None:
@@ -66,6 +69,13 @@ def test_a_range(http: httpx.Client, job: str, range_: str, start: int, stop: in
     assert answer.status_code == 206
     assert answer.content == CONTENT[start:stop]
     assert answer.headers["content-range"] == f"bytes {start}-{stop - 1}/{len(CONTENT)}"
+
+
+def test_a_range_of_thousands_of_digits_begins_behind_the_end(http: httpx.Client, job: str) -> None:
+    headers = {"Range": f"bytes={'9' * 5000}-"}
+    answer = http.get(f"/v1/jobs/{job}/artifacts/{NAME}", headers=headers)
+    problem(answer, 416, "artifact.range")
+    assert len(answer.text) < 1000
 
 
 @pytest.mark.parametrize("range_", ["bytes=9-5", "bytes=-", "lines=1-2", "bytes=0-1,4-5", "junk"])
