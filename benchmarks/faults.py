@@ -11,12 +11,13 @@ Writes `benchmarks/results/faults.json`.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,17 @@ from benchmarks.record import save
 from benchmarks.service import SHORT_LEASES, Service, running
 
 ROOT = Path("var/faults")
-VICTIMS = {"child": "worker.child", "supervisor": "worker.app"}
+VICTIMS = {
+    "child": "worker.child",
+    "supervisor": "worker.app",
+    "api": "api",
+    "reaper": "worker.reaper",
+    "redis": "--unixsocket",
+}
+"""A word of the command line by which a process of each kind is known."""
+
+Disturbance = Callable[[Service, Path, list[Any]], None]
+"""Does something to a service with that folder while a job runs, and notes what."""
 
 
 def descendants(service: Service) -> list[psutil.Process]:
@@ -50,7 +61,7 @@ def victims(service: Service, kind: str) -> Iterator[psutil.Process]:
             continue  # it ended while we looked
 
 
-def kill_at(moments: list[tuple[float, str]]) -> Callable[[Service, Path, list[Any]], None]:
+def kill_at(moments: list[tuple[float, str]]) -> Disturbance:
     """A disturbance that kills one process of each kind at its moment, seconds after the start."""
 
     def disturb(service: Service, _data: Path, log: list[Any]) -> None:
@@ -64,7 +75,7 @@ def kill_at(moments: list[tuple[float, str]]) -> Callable[[Service, Path, list[A
     return disturb
 
 
-def wipe_at(moment: float) -> Callable[[Service, Path, list[Any]], None]:
+def wipe_at(moment: float) -> Disturbance:
     """A disturbance that empties Redis."""
 
     def disturb(_service: Service, data: Path, log: list[Any]) -> None:
@@ -77,10 +88,21 @@ def wipe_at(moment: float) -> Callable[[Service, Path, list[Any]], None]:
 
 
 def one_run(
-    name: str, package: Path, data: Path, disturb: Callable[[Service, Path, list[Any]], None] | None
+    name: str,
+    package: Path,
+    data: Path,
+    disturb: Disturbance | None,
+    *,
+    job_spec: Mapping[str, Any] = JOB,
+    folder: Path = ROOT,
 ) -> dict[str, Any]:
-    """The job once, in a service of its own; what became of it, as JSON values."""
-    root = ROOT / name
+    """The job once, in a service of its own; what became of it, as JSON values.
+
+    Args:
+        disturb: called in a thread of its own once the job is submitted.
+        folder: of the services, each in one of the run's name.
+    """
+    root = folder / name
     shutil.rmtree(root, ignore_errors=True)
     log: list[Any] = []
     seen: dict[int, psutil.Process] = {}
@@ -91,7 +113,7 @@ def one_run(
     ):
         network = client.upload_network(package)["id"]
         dataset = client.upload_dataset(data)["id"]
-        job = client.submit({**JOB, "network": network, "dataset": dataset})["id"]
+        job = client.submit({**job_spec, "network": network, "dataset": dataset})["id"]
         thread = threading.Thread(
             target=disturb or (lambda *_: None), args=(service, root / "service", log)
         )
@@ -116,7 +138,7 @@ def one_run(
 
 def published(database: Path) -> dict[str, int]:
     """How many artifacts the database has, by name."""
-    with sqlite3.connect(database) as connection:
+    with contextlib.closing(sqlite3.connect(database)) as connection:
         rows = connection.execute("SELECT name, count(*) FROM artifacts GROUP BY name").fetchall()
     return dict(rows)
 

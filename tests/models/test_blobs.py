@@ -6,7 +6,9 @@ import errno
 import hashlib
 import os
 import random
+import tempfile
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,14 +17,21 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from obstore.store import MemoryStore
+from obstore.store import MemoryStore, S3Store
 from sqlalchemy import select
 
 from models.blob import Blob
 from models.blobs import CHUNK_BYTES, BlobStore, check_file, key_of
 from models.database import Database
-from models.errors import BlobCorrupt, BlobMissing, BlobTooLarge, BlobUnwritable
+from models.errors import (
+    BlobCorrupt,
+    BlobMissing,
+    BlobTooLarge,
+    BlobUnreachable,
+    BlobUnwritable,
+)
 from models.references import collect, release, retain
+from models.waiting import waits_for
 from worker.files import BlobFiles
 
 
@@ -99,14 +108,39 @@ def test_an_interrupted_upload_leaves_nothing(store: BlobStore, folder: Path) ->
     assert list(store.older_than(0)) in ([], [[]])
 
 
-@pytest.mark.parametrize("when", ["write", "fsync", "rename"])
+def test_a_remote_store_that_does_not_answer_is_waited_for(tmp_path: Path) -> None:
+    """Whatever is asked of it; the error does not show its address."""
+    remote = S3Store(
+        "bucket",
+        endpoint="http://127.0.0.1:1",
+        access_key_id="key",
+        secret_access_key="secret",  # noqa: S106
+        region="nowhere",
+        client_options={"allow_http": True},
+        retry_config={"max_retries": 0, "retry_timeout": timedelta(seconds=1)},
+    )
+    store, digest = BlobStore(remote, None), _digest(b"blob")
+    for ask in (
+        lambda: store.put([b"blob"]),
+        lambda: store.size_bytes(digest),
+        lambda: list(store.read(digest)),
+        lambda: list(store.older_than(0)),
+        lambda: BlobFiles(store, tmp_path / "cache", 2**20).path(digest),
+    ):
+        with pytest.raises(BlobUnreachable) as caught:
+            ask()
+        assert waits_for(caught.value) == "blob store: it does not answer"
+        assert "127.0.0.1" not in str(caught.value)
+
+
+@pytest.mark.parametrize("when", ["open", "write", "fsync", "rename"])
 def test_a_full_disk_leaves_nothing(
     folder: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     store = BlobStore.open(f"file://{folder}")
     kept = store.put([b"kept"])
 
-    def full(*_: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def on_a_full_disk(descriptor: int, _mode: str) -> BinaryIO:
@@ -114,14 +148,17 @@ def test_a_full_disk_leaves_nothing(
         return Path("/dev/full").open("wb")
 
     with monkeypatch.context() as patch:
-        if when == "write":
+        if when == "open":
+            patch.setattr(tempfile, "mkstemp", full)
+        elif when == "write":
             patch.setattr(os, "fdopen", on_a_full_disk)
         elif when == "fsync":
             patch.setattr(os, "fsync", full)
         else:
             patch.setattr(Path, "replace", full)
-        with pytest.raises(BlobUnwritable, match="No space left on device"):
+        with pytest.raises(BlobUnwritable, match="No space left on device") as caught:
             store.put([b"too much"] * 10_000)
+    assert waits_for(caught.value) == "disk: no room left (blob store)"
     assert {path.read_bytes() for path in _files(folder)} == {b"kept"}
     assert b"".join(store.read(kept.digest)) == b"kept"
 

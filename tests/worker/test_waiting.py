@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ from sqlalchemy.exc import OperationalError
 
 from models.events import events_after
 from models.job import State
+from models.logs import get_logger
 from models.overview import waiting_for
 from models.settings import Settings
 from models.waiting import waits_for
@@ -177,6 +180,15 @@ def test_a_statement_at_fault_is_not_waited_for(service: Service) -> None:
     with pytest.raises(OperationalError) as caught, service.database.transaction() as session:
         session.execute(text("select 1 from nowhere"))
     assert waits_for(caught.value) is None
+
+
+def test_a_log_on_a_full_disk_raises_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open("/dev/full", "w", buffering=1) as full:  # noqa: PTH123
+        monkeypatch.setattr(sys, "stdout", full)
+        get_logger().bind(slot="x").warning("database.away", error="no room")
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            full.close()
 
 
 def test_tensors_that_do_not_fit_raise_an_error_with_a_number(
