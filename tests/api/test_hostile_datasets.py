@@ -58,7 +58,9 @@ def test_a_dataset_is_refused_when_it_comes(
 
 
 @settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=12,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
     classes=st.text(max_size=8) | st.lists(st.text(st.characters(), max_size=3)).map(json.dumps),

@@ -16,14 +16,14 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from search.evaluation.data import describe_dataset
 from search.evaluation.errors import DatasetError
 from tests.evaluation.test_data_bounds import png
 
-MANY = settings(max_examples=80, deadline=None)
+MANY = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.fixture(scope="module")
