@@ -51,6 +51,7 @@ def write_trial(
             "name": manifest.name,
             "preprocessing": manifest.preprocessing,
             "classes": manifest.classes,
+            "notes": manifest.notes,
             "extra": {**manifest.extra, "trial": dict(facts)},
         },
         graph,

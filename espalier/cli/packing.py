@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -110,14 +111,23 @@ def register(app: typer.Typer) -> None:
                 err.print(escape(_EXAMPLE))
                 fail(f"{source} returned {type(made).__name__}, not (network, example)", code=2)
             network, example = made
-            from espalier.format.lift import pack as write  # torch: only when needed
+            # torch: only when needed
+            from espalier.format.lift import PackingWarning
+            from espalier.format.lift import pack as write
 
-            path = write(
-                network,
-                example,
-                output,
-                preprocessing=preprocessing,
-                classes=tuple(part.strip() for part in classes.split(",")) if classes else (),
-                name=name,
-            )
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always", PackingWarning)
+                path = write(
+                    network,
+                    example,
+                    output,
+                    preprocessing=preprocessing,
+                    classes=tuple(part.strip() for part in classes.split(",")) if classes else (),
+                    name=name,
+                )
+            for item in told:
+                if issubclass(item.category, PackingWarning):
+                    err.print(f"[yellow]warning:[/] {escape(str(item.message))}")
+                else:
+                    warnings.warn_explicit(item.message, item.category, item.filename, item.lineno)
             out.print(f"wrote {escape(str(path))} ({size(path.stat().st_size)})")

@@ -12,6 +12,7 @@ from espalier.format.errors import FormatError, LimitExceeded, UnsupportedOperat
 from espalier.format.ir import Attr, Batch, Graph, Stored
 from espalier.format.operators import MODULES, OPERATORS, infer
 from espalier.format.reserved import RESERVED
+from espalier.text import unfit
 
 ITEM_BYTES: Mapping[str, int] = {
     "float32": 4,
@@ -63,7 +64,10 @@ class Limits:
 DEFAULT_LIMITS = Limits()
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}", re.ASCII)
-_PART = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}|0|[1-9][0-9]{0,5}", re.ASCII)
+_SPECIAL = re.compile(r"__[A-Za-z]\w*__")  # Python looks methods up under such names
+_PART_LENGTH = 256
+_UNSAFE = frozenset("\"'\\")
+"""torch writes names into code that it runs, as in `getattr(self, "name")`: these end the text."""
 
 
 def _shown(text: str) -> str:
@@ -77,14 +81,23 @@ def check_name(name: str) -> None:
 
 
 def check_path(path: str) -> None:
-    """A path of attributes: identifiers or indices joined by dots, none that torch uses itself."""
+    """A path of modules: any names that `nn.Module` takes, joined by dots, that cannot act as code.
+
+    Raises:
+        LimitExceeded: it is too long.
+        FormatError: a name of it is empty, holds a quote, a backslash, a control character or half
+            a surrogate pair, or is one that torch or Python use themselves.
+    """
     parts = path.split(".")
-    if len(path) > 512 or len(parts) > 32:
+    if len(path) > 1024 or len(parts) > 32 or max(map(len, parts)) > _PART_LENGTH:
         raise LimitExceeded(f"the path {_shown(path)} is too long")
     for part in parts:
-        if not _PART.fullmatch(part) or keyword.iskeyword(part) or part.startswith("__"):
-            raise FormatError(f"{_shown(path)} is no path of modules")
-        if part in RESERVED:
+        if not part:
+            raise FormatError(f"{_shown(path)} is no path of modules: a name is empty")
+        fault = unfit(part) or (not _UNSAFE.isdisjoint(part) and "a quote or backslash")
+        if fault:
+            raise FormatError(f"{_shown(path)}: a name cannot hold {fault}; rename it")
+        if part in RESERVED or _SPECIAL.fullmatch(part):
             raise FormatError(f"{_shown(path)}: torch uses the name {part} itself; rename it")
 
 
@@ -143,8 +156,12 @@ def _check_stored(name: str, stored: Stored) -> None:
         raise FormatError(f"tensor {name} has the impossible shape {stored.shape[:9]}")
     if any(dim >= _WIDEST for dim in stored.shape) or math.prod(stored.shape) >= 2**40:
         raise LimitExceeded(f"tensor {name} of shape {stored.shape} is too large")
-    if stored.trainable and stored.dtype not in FLOATS:
+    if stored.trainable and stored.dtype not in FLOATS and not stored.frozen:
         raise FormatError(f"tensor {name} is trainable but holds {stored.dtype}")
+    if stored.frozen and not stored.trainable:
+        raise FormatError(f"tensor {name} is frozen but no parameter")
+    if stored.trainable and not stored.persistent:
+        raise FormatError(f"tensor {name} is a parameter, which is always persistent")
 
 
 def expected_tensors(graph: Graph) -> dict[str, tuple[int, ...] | None]:
@@ -158,8 +175,16 @@ def expected_tensors(graph: Graph) -> dict[str, tuple[int, ...] | None]:
     return needed
 
 
+_OPTIONAL = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+
+
 def _check_tensors(graph: Graph) -> None:
     needed = expected_tensors(graph)
+    for path, module in graph.modules.items():
+        held = MODULES[module.kind].tensors(module.args)
+        for local in _OPTIONAL:  # a module that found it under its own name would use it
+            if local not in held and f"{path}.{local}" in graph.stored:
+                raise FormatError(f"tensor {path}.{local} is not one that its module has")
     for name in sorted(needed.keys() ^ graph.stored.keys()):
         state = "is missing" if name in needed else "is not used by any node"
         raise FormatError(f"tensor {name} {state}")

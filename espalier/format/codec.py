@@ -49,6 +49,20 @@ def _node(node: Node) -> dict[str, Any]:
     return written
 
 
+def _stored(stored: Stored) -> dict[str, Any]:
+    written: dict[str, Any] = {
+        "shape": list(stored.shape),
+        "dtype": stored.dtype,
+        "trainable": stored.trainable,
+    }
+    # Written only where they differ: the rest is what version 1 of the format has.
+    if stored.frozen:
+        written["frozen"] = True
+    if not stored.persistent:
+        written["persistent"] = False
+    return written
+
+
 def graph_to_json(graph: Graph) -> str:
     """The text of `graph.json`; the same graph always gives the same text.
 
@@ -68,10 +82,7 @@ def graph_to_json(graph: Graph) -> str:
                 path: {"kind": module.kind, "args": _attrs(module.args)}
                 for path, module in graph.modules.items()
             },
-            "stored": {
-                name: {"shape": list(s.shape), "dtype": s.dtype, "trainable": s.trainable}
-                for name, s in graph.stored.items()
-            },
+            "stored": {name: _stored(stored) for name, stored in graph.stored.items()},
             "nodes": [_node(node) for node in graph.nodes],
         },
         allow_nan=False,
@@ -169,12 +180,14 @@ def _read_type(value: Any, what: str) -> TensorType:
 
 
 def _read_stored(value: Any, what: str) -> Stored:
-    value = _object(value, what, {"shape", "dtype", "trainable"})
+    value = _object(value, what, {"shape", "dtype", "trainable"}, {"frozen", "persistent"})
     shape = tuple(_whole(dim) for dim in _list(value["shape"], f"the shape of {what}"))
     return Stored(
         shape,
         _text(value["dtype"], f"the element type of {what}"),
         _flag(value["trainable"], f"trainable of {what}"),
+        _flag(value.get("frozen", False), f"frozen of {what}"),
+        _flag(value.get("persistent", True), f"persistent of {what}"),
     )
 
 

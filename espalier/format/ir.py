@@ -56,14 +56,25 @@ class Module:
     def __post_init__(self) -> None:
         object.__setattr__(self, "args", _frozen(self.args))
 
+    def __reduce__(self) -> tuple[object, ...]:  # the view of `args` cannot be pickled
+        return Module, (self.kind, dict(self.args))
+
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A tensor in `weights.safetensors`: a parameter, or a buffer (statistics, constants)."""
+    """A tensor in `weights.safetensors`: a parameter, or a buffer (statistics, constants).
+
+    Attributes:
+        trainable: whether it is a parameter.
+        frozen: a parameter that training leaves as it is (`requires_grad` is false).
+        persistent: whether the original's `state_dict` has it; parameters always are.
+    """
 
     shape: tuple[int, ...]
     dtype: str
     trainable: bool
+    frozen: bool = False
+    persistent: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +95,9 @@ class Node:
     def __post_init__(self) -> None:
         object.__setattr__(self, "attrs", _frozen(self.attrs))
 
+    def __reduce__(self) -> tuple[object, ...]:  # the view of `attrs` cannot be pickled
+        return Node, (self.name, self.op, self.inputs, dict(self.attrs), self.target)
+
 
 @dataclass(frozen=True, slots=True)
 class Graph:
@@ -91,8 +105,8 @@ class Graph:
 
     Attributes:
         nodes: in an order in which they can run.
-        modules: by dotted path, as in the original network.
-        stored: by name, as in the original network's `state_dict`.
+        modules: by dotted path, as in the original network, in the order of its registration.
+        stored: by name, as in the original network's `state_dict`, and in its order.
         inputs: types of the `input` nodes, by node name, in the order of `forward`'s arguments.
         outputs: names of the nodes that are returned.
         single: whether `forward` returns the one output itself rather than a tuple.

@@ -6,9 +6,10 @@ What has no entry is refused by name. The network is only read: its modes are pu
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,27 @@ from espalier.format.ir import Graph
 from espalier.format.lift_calls import compare, pruned, start, translate
 from espalier.format.lift_context import unsupported
 from espalier.format.lift_export import Example, examples, export, settled
+from espalier.format.network import Network
 from espalier.format.package import Preprocessing, write_package
+
+
+class PackingWarning(UserWarning):
+    """A packed network that does not do what the original does, in a case that it names."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Lifted:
-    """A translated network: its graph, its tensors, and the call that each node comes from."""
+    """A translated network.
+
+    Attributes:
+        places: the exported call that each node comes from.
+        notes: where it does not do what the original does, and the user's lines.
+    """
 
     graph: Graph
     tensors: Mapping[str, Tensor]
     places: Mapping[str, fx.Node]
+    notes: tuple[tuple[str, str], ...]
 
 
 @contextmanager
@@ -79,12 +91,13 @@ def _lifted(network: nn.Module, inputs: tuple[Tensor, ...]) -> _Lifted:
     ):
         raise FormatError("the network must return a tensor or a flat tuple of tensors")
     graph = pruned(
-        Graph(tuple(state.nodes), state.modules, state.stored, state.inputs, outputs, single)
+        state,
+        Graph(tuple(state.nodes), state.modules, state.stored, state.inputs, outputs, single),
     )
     compare(state, graph)
     check(graph)
     tensors = {name: _copied(state.tensors[name]) for name in graph.stored}
-    return _Lifted(graph, tensors, state.places)
+    return _Lifted(graph, tensors, state.places, tuple(dict.fromkeys(state.notes)))
 
 
 def _copied(tensor: Tensor) -> Tensor:
@@ -115,14 +128,18 @@ def pack(
     Raises:
         FormatError: see `lift`; or names for more or fewer classes than there are scores.
     """
-    if "espalier" in getattr(network, "meta", {}):
-        graph = graph_of(network)
+    if isinstance(network, Network):
+        graph = _with_frozen(graph_of(network), network)
         tensors = {key: _copied(value) for key, value in tensors_of(network).items()}
+        notes = network.meta["manifest"].notes if "manifest" in network.meta else ()
     else:
         with _refusing():
             lifted = _lifted(network, examples(example))
             _check(network, lifted, examples(example))
         graph, tensors = lifted.graph, dict(lifted.tensors)
+        for note, line in lifted.notes:
+            warnings.warn(f"{note}{line}", PackingWarning, stacklevel=2)
+        notes = tuple(dict.fromkeys(note for note, _ in lifted.notes))  # no line of the user's code
     check_classes(classes, graph)
     return write_package(
         path,
@@ -130,11 +147,22 @@ def pack(
             "name": name or type(network).__name__,
             "preprocessing": preprocessing or Preprocessing(),
             "classes": tuple(classes),
+            "notes": notes,
             "extra": dict(extra or {}),
         },
         graph,
         {key: value.view(-1).view(torch.uint8).numpy() for key, value in tensors.items()},
     )
+
+
+def _with_frozen(graph: Graph, network: nn.Module) -> Graph:
+    """The graph with `requires_grad` as it is now."""
+    needs = {n: p.requires_grad for n, p in network.named_parameters(remove_duplicate=False)}
+    stored = {
+        name: replace(item, frozen=item.trainable and not needs.get(name, True))
+        for name, item in graph.stored.items()
+    }
+    return graph if stored == graph.stored else replace(graph, stored=stored)
 
 
 def _check(network: nn.Module, lifted: _Lifted, inputs: tuple[Tensor, ...]) -> None:

@@ -25,14 +25,13 @@ from espalier.format.operators import MODULES, infer
 HANDLERS = {**CONSTANT_CALLS, **SHAPE_CALLS, **OPERATOR_CALLS, **MODULE_CALLS}
 
 
-def _tensors(network: nn.Module, exported: ExportedProgram) -> dict[str, Tensor]:
-    """Everything that may be stored: parameters, buffers (unsaved ones too), constants."""
-    found: dict[str, Tensor] = dict(network.named_parameters(remove_duplicate=False))
-    found |= dict(network.named_buffers(remove_duplicate=False))
-    found |= {
-        n: v for n, v in exported.constants.items() if isinstance(v, Tensor) and n not in found
-    }
-    return found
+def _registered(network: nn.Module) -> Iterator[tuple[str, Tensor, bool]]:
+    """Name, tensor and whether it is saved, in the order of `state_dict`; unsaved buffers too."""
+    for path, module in network.named_modules(remove_duplicate=False):
+        for local, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                saved = local not in module._non_persistent_buffers_set
+                yield f"{path}.{local}" if path else local, tensor, saved
 
 
 def start(network: nn.Module, exported: ExportedProgram) -> Lifting:
@@ -43,8 +42,18 @@ def start(network: nn.Module, exported: ExportedProgram) -> Lifting:
     symbol = users[0].meta["val"].shape[0]
     if isinstance(symbol, int):
         raise FormatError("the network fixes its batch size")
-    state = Lifting(network, symbol.node.expr, tensors=_tensors(network, exported))
+    state = Lifting(network, symbol.node.expr)
     first: dict[int, str] = {}
+    for name, tensor, saved in _registered(network):
+        state.tensors[name] = tensor
+        # Two names of one parameter (tied weights) are stored once.
+        first.setdefault(id(tensor), name)
+        if not saved:
+            state.passing.add(name)
+    for name, constant in exported.constants.items():
+        if isinstance(constant, Tensor) and name not in state.tensors:
+            state.tensors[name] = constant
+            state.passing.add(name)
     for node in placeholders:
         spec = kinds[node.name]
         if spec.kind == InputKind.USER_INPUT:
@@ -52,9 +61,7 @@ def start(network: nn.Module, exported: ExportedProgram) -> Lifting:
             state.values[node] = name
             state.inputs[name] = state.type_of(node)
         elif spec.target is not None and spec.target in state.tensors:
-            # Two names of one parameter (tied weights) are stored once.
-            tensor = state.tensors[spec.target]
-            state.names[node] = first.setdefault(id(tensor), spec.target)
+            state.names[node] = first.get(id(state.tensors[spec.target]), spec.target)
         else:
             raise FormatError(f"{node.name} is a {spec.kind.name}, which is not carried")
     return state
@@ -140,8 +147,8 @@ def carries_tensor(node: fx.Node) -> bool:
     return value is not None and not isinstance(value, _NUMBERS)
 
 
-def pruned(graph: Graph) -> Graph:
-    """Without nodes, modules and tensors that no output needs."""
+def pruned(state: Lifting, graph: Graph) -> Graph:
+    """Without what no output needs; modules and tensors in the order of their registration."""
     needed = set(graph.outputs) | set(graph.inputs)
     nodes = []
     for node in reversed(graph.nodes):
@@ -150,9 +157,10 @@ def pruned(graph: Graph) -> Graph:
             needed.update(node.inputs)
     nodes.reverse()
     called = {node.target for node in nodes if node.op == "module"}
-    modules = {path: module for path, module in graph.modules.items() if path in called}
+    paths = (path for path, _ in state.network.named_modules(remove_duplicate=False))
+    modules = {path: graph.modules[path] for path in paths if path in called}
     used = {node.target for node in nodes if node.op == "tensor"}
     for path, module in modules.items():
         used |= {f"{path}.{local}" for local in MODULES[module.kind].tensors(module.args)}
-    stored = {name: value for name, value in graph.stored.items() if name in used}
+    stored = {name: graph.stored[name] for name in state.tensors if name in used}
     return Graph(tuple(nodes), modules, stored, graph.inputs, graph.outputs, graph.single)

@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 
 from espalier.format.errors import FormatError, UnsupportedOperator
 from espalier.format.ir import Attr, Batch, Dim, Module, Node, Stored, TensorType
+from espalier.format.network import held
 from espalier.format.operators import MODULES
 
 
@@ -86,6 +87,8 @@ class Lifting:
         batch: the symbol that export gave to the batch size.
         values: of exported nodes already translated.
         names: of stored tensors, by the exported placeholder that carries them.
+        notes: where the packed network does not do what the original does, and the user's line.
+        passing: names of tensors that the network's `state_dict` does not have.
         known: values of exported nodes that depend neither on data nor on what is trained.
         types: what export inferred, by the names of nodes of ours.
         places: the exported call that each node of ours comes from, by its name.
@@ -104,6 +107,8 @@ class Lifting:
     types: dict[str, TensorType] = field(default_factory=dict)
     places: dict[str, fx.Node] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)
+    passing: set[str] = field(default_factory=set)
+    notes: list[tuple[str, str]] = field(default_factory=list)
 
     # --- shapes ---
 
@@ -177,20 +182,24 @@ class Lifting:
     def constant(self, node: fx.Node, value: Tensor) -> str:
         """Keep a tensor that the network computes from nothing, under a free name; read it."""
         count = 0
-        while f"constant_{count}" in self.tensors:
+        while (name := f"constant_{count}") in self.tensors or name in self.network._modules:
             count += 1
-        self.tensors[f"constant_{count}"] = value
-        return self.stored_node(node, f"constant_{count}")
+        self.tensors[name] = value
+        self.passing.add(name)
+        return self.stored_node(node, name)
 
     def keep(self, name: str) -> None:
         """Store a parameter, buffer or constant under its name."""
         if name in self.stored:
             return
         tensor = self.tensors[name]
+        parameter = isinstance(tensor, nn.Parameter)
         self.stored[name] = Stored(
             tuple(tensor.shape),
             str(tensor.dtype).removeprefix("torch."),
-            isinstance(tensor, nn.Parameter) and tensor.is_floating_point(),
+            trainable=parameter,
+            frozen=parameter and not tensor.requires_grad,
+            persistent=name not in self.passing,
         )
 
     def stored_name(self, value: object) -> str | None:
@@ -202,9 +211,12 @@ class Lifting:
         stack = list((node.meta.get("nn_module_stack") or {}).values())
         if not stack:
             return None
-        path = stack[-1][0].split("@")[0]
-        module = self.network.get_submodule(path) if path else self.network
-        return (path, module) if isinstance(module, kind) and path else None
+        path = stack[-1][0]
+        module = held(self.network, path)
+        if module is None:  # export marks repeated calls, as `path@1`
+            path = path.rpartition("@")[0]
+            module = held(self.network, path)
+        return (path, module) if isinstance(module, kind) else None
 
     def call_module(
         self, node: fx.Node, kind: str, path: str, args: Mapping[str, Attr], source: object

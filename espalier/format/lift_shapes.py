@@ -10,7 +10,15 @@ import torch
 from torch import fx
 
 from espalier.format.ir import Batch, Dim
-from espalier.format.lift_context import Handler, Lifting, Split, Value, arguments, unsupported
+from espalier.format.lift_context import (
+    Handler,
+    Lifting,
+    Split,
+    Value,
+    arguments,
+    source_line,
+    unsupported,
+)
 
 aten = torch.ops.aten
 
@@ -20,6 +28,21 @@ def _reshape(state: Lifting, node: fx.Node) -> str:
     source = state.read(node.args[0], node)
     shape = state.shape(node)
     return source if shape == state.shape(node.args[0]) else state.reshape(node, source, shape)  # type: ignore[arg-type]  # `read` has checked it
+
+
+def _squeeze(state: Lifting, node: fx.Node) -> str:
+    """Dimensions of one are dropped, but never the batch, which torch drops where it is one."""
+    a = arguments(node)
+    shape = state.shape(a["self"])
+    given = a.get("dim")
+    listed = range(len(shape)) if given is None else [given] if isinstance(given, int) else given
+    if any(shape[dim] == Batch(1) for dim in listed):
+        note = (
+            f"operator {node.target} drops the batch dimension of a single example; the packed "
+            "network keeps it: name the dimensions to squeeze"
+        )
+        state.notes.append((note, source_line(node)))
+    return _reshape(state, node)
 
 
 def _same(state: Lifting, node: fx.Node) -> str:
@@ -236,9 +259,6 @@ _VIEWS = (
     aten.reshape.default,
     aten.flatten.using_ints,
     aten.unflatten.int,
-    aten.squeeze.default,
-    aten.squeeze.dim,
-    aten.squeeze.dims,
     aten.unsqueeze.default,
     aten.view_as.default,
     aten.reshape_as.default,
@@ -258,6 +278,7 @@ _ALIASES = (
 SHAPE_CALLS: Mapping[Any, Handler] = {
     **dict.fromkeys(_VIEWS, _reshape),
     **dict.fromkeys(_ALIASES, _same),
+    **dict.fromkeys((aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims), _squeeze),
     aten.permute.default: _permute(lambda a, _: a["dims"]),
     aten.transpose.int: _permute(_swap("dim0", "dim1")),
     aten.swapaxes.default: _permute(_swap("axis0", "axis1")),

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Literal
+from typing import Annotated, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +25,9 @@ from espalier.format.codec import graph_from_json, graph_to_json
 from espalier.format.errors import CorruptPackage, FormatError, LimitExceeded
 from espalier.format.ir import Graph, size
 from espalier.format.safetensors_header import Span, check_header, header, size_bytes
+from espalier.format.versions import Version, version_of
 from espalier.text import Line
 
-FORMAT_VERSION: Literal[1] = 1
 _PIECE = 2**22
 
 
@@ -71,15 +71,17 @@ class Manifest(_Frozen):
 
     Attributes:
         digests: SHA-256 of the other members, in hexadecimal.
+        notes: where the packed network does not do what the original did.
         extra: further facts, such as how the network was pruned.
     """
 
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Version = 1
     name: Line = Field(min_length=1, max_length=200)
     inputs: tuple[InputSpec, ...] = Field(min_length=1, max_length=64)
     preprocessing: Preprocessing = Preprocessing()
     classes: tuple[Annotated[Line, Field(max_length=200)], ...] = Field((), max_length=100_000)
     digests: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]]
+    notes: tuple[Annotated[Line, Field(max_length=500)], ...] = Field((), max_length=100)
     extra: dict[str, JsonValue] = {}
 
 
@@ -297,11 +299,16 @@ def write_package(
         "weights.safetensors": digest.hexdigest(),
     }
     try:
-        manifest = Manifest(**manifest_fields, inputs=_input_specs(graph), digests=digests)
+        manifest = Manifest(
+            **manifest_fields,
+            format_version=version_of(graph, manifest_fields.get("notes", ())),
+            inputs=_input_specs(graph),
+            digests=digests,
+        )
     except ValidationError as error:
         raise malformed("the package", error) from None
     _check_manifest(manifest, graph)
-    described = manifest.model_dump_json().encode()
+    described = manifest.model_dump_json(exclude=None if manifest.notes else {"notes"}).encode()
     partial = path.with_name(path.name + ".partial")
     try:
         write_members(

@@ -42,7 +42,7 @@ class Evaluated:
         metrics: on the hold-out, those that are numbers.
         score: higher is better; `None` if the network's outputs are not numbers any more.
         kept: what was evaluated.
-        state: the network's `state_dict` on the CPU if its weights were tuned, here or in a
+        state: the network's tensors on the CPU if its weights were tuned, here or in a
             parent; else empty, since `kept` and the original give it.
     """
 
@@ -153,7 +153,7 @@ class Evaluator(Examiner):
         else:
             parent, state = start
             before = clone(apply(self.original, self.space, parent))
-            before.load_state_dict(dict(state))
+            restore(before, state)
         if parent == kept:
             return before
         cut = apply_further(before, self.space, parent, kept).eval()
@@ -262,8 +262,20 @@ class Evaluator(Examiner):
 
 
 def snapshot(network: nn.Module) -> dict[str, Tensor]:
-    """A copy of the `state_dict` on the CPU."""
-    return {
-        name: value.detach().to("cpu", copy=True).contiguous()
-        for name, value in network.state_dict().items()
-    }
+    """A copy of all tensors on the CPU, also of those that are not in the `state_dict`."""
+    held: dict[str, Tensor] = dict(network.named_parameters(remove_duplicate=False))
+    held |= dict(network.named_buffers(remove_duplicate=False))
+    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in held.items()}
+
+
+def restore(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Put back what `snapshot` took of a network like this one.
+
+    Raises:
+        RuntimeError: it was taken of another one.
+    """
+    saved = network.state_dict().keys()
+    network.load_state_dict({name: value for name, value in state.items() if name in saved})
+    for name, buffer in network.named_buffers():
+        if name not in saved:
+            buffer.copy_(state[name])

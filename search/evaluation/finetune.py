@@ -21,7 +21,7 @@ from torch.fx import GraphModule
 from search.evaluation import checkpoint
 from search.evaluation.augment import augment
 from search.evaluation.checkpoint import CheckpointInvalid
-from search.evaluation.evaluator import Evaluator, snapshot
+from search.evaluation.evaluator import Evaluator, restore, snapshot
 from search.evaluation.inference import lay_out, prefers_channels_last
 from search.evaluation.metrics import distance, finite, label_loss
 from search.evaluation.seeds import derive, dropout_seed, generator
@@ -42,6 +42,9 @@ def rate(step: int, total: int, spec: FineTuneSpec) -> float:
 
 class FineTuner:
     """Trains a pruned network on the tuning split and keeps the best state on the hold-out.
+
+    Parameters that need no gradient (`requires_grad`) stay as they are; without any other there is
+    nothing to do.
 
     The state before the first step is a candidate too: on the hold-out, by the specification's
     metric, the result is never worse than what went in. With `keep` `last` it is the state after
@@ -67,10 +70,10 @@ class FineTuner:
         self._tuning = evaluator.splits.tuning
         self._batch = min(self._spec.batch_size, len(self._tuning))
         self._per_epoch = len(self._tuning) // self._batch
-        self.total = self._spec.epochs * self._per_epoch
-        self._parameters = dict(network.named_parameters())
+        self._parameters = {n: p for n, p in network.named_parameters() if p.requires_grad}
+        self.total = self._spec.epochs * self._per_epoch if self._parameters else 0
         self._optimizer = torch.optim.SGD(
-            self._parameters.values(),
+            [{"params": list(self._parameters.values())}],
             self._spec.learning_rate,
             momentum=self._spec.momentum,
             weight_decay=self._spec.weight_decay,
@@ -115,7 +118,7 @@ class FineTuner:
     def network(self) -> GraphModule:
         """The network with the weights to keep, in eval mode; call it when done."""
         if self._best:
-            self._network.load_state_dict(self._best)
+            restore(self._network, self._best)
         lay_out(self._network, channels_last=False)
         return self._network.eval()
 

@@ -42,10 +42,18 @@ class Tuning:
         self._teach, self._feed, self._indices, self._spec = teach, feed, indices, spec
 
     def tune(self, network: GraphModule, steps: int, seed: int) -> None:
-        """So many steps, in place, on batches drawn with `seed`; ends in eval mode."""
-        spec, training = self._spec, Training(network, channels_last=False)
+        """So many steps, in place, on batches drawn with `seed`; ends in eval mode.
+
+        Parameters that need no gradient stay as they are.
+        """
+        spec = self._spec
+        parameters = [item for item in network.parameters() if item.requires_grad]
+        if not parameters:
+            network.eval()
+            return
+        training = Training(network, channels_last=False)
         optimizer = torch.optim.SGD(
-            network.parameters(), spec.tuning_rate, momentum=_MOMENTUM, weight_decay=_WEIGHT_DECAY
+            parameters, spec.tuning_rate, momentum=_MOMENTUM, weight_decay=_WEIGHT_DECAY
         )
         network.train()
         with dropout_seed(derive(seed, 1), self._feed.device):

@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from espalier.format.build import build, graph_of, tensors_of
 from espalier.format.errors import EspalierError
+from espalier.format.network import Network, with_plain_names
 from search.evaluation.metrics import outputs
 
 TOLERANCE = 1e-3
@@ -121,7 +123,7 @@ def export_onnx(
     try:
         with _quiet():
             program = torch.onnx.export(
-                network,
+                _named_plainly(network),
                 (inputs[:2],),
                 dynamo=True,
                 external_data=False,
@@ -147,6 +149,17 @@ def export_onnx(
             f"largest is {result.scale:.3g}; {TOLERANCE} of that is allowed"
         )
     return result
+
+
+def _named_plainly(network: GraphModule) -> GraphModule:
+    """The exporter writes names into code, where those that are Python's keywords do not fit."""
+    if not isinstance(network, Network):
+        return network
+    graph, names = with_plain_names(network)
+    if graph == graph_of(network):
+        return network
+    tensors = tensors_of(network)
+    return build(graph, {plain: tensors[name] for plain, name in names.items()})
 
 
 def _clean(proto: onnx.ModelProto, facts: Mapping[str, Any]) -> None:

@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
-from espalier.format.build import build, graph_of, same_code, tensors_of
+from espalier.format.build import build, graph_of, tensors_of
+from espalier.format.build_code import same_code
 from espalier.format.ir import Attr, Graph
 from search.graph import shrink
 from search.graph.shrink import check

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import fx, nn
+from torch import nn
 
 from espalier.format.build import KINDS, build
 from espalier.format.build_operators import FUNCTIONS
@@ -111,5 +111,5 @@ def test_the_tables_cover_one_set() -> None:
 
 
 def test_names_of_torch_are_reserved() -> None:
-    taken = set(dir(fx.GraphModule(nn.Module(), fx.Graph()))) | set(vars(nn.Module()))
-    assert {name for name in taken if not name.startswith("__")} <= set(RESERVED)
+    taken = set(dir(nn.Module())) | set(vars(nn.Module()))  # what is patched in begins with "___"
+    assert {n for n in taken if (n[:2], n[-2:]) != ("__", "__") and n[:3] != "___"} == RESERVED

@@ -82,7 +82,7 @@ def test_weights_that_are_no_numbers(
 @pytest.mark.parametrize(
     "change",
     [
-        lambda m: m.update(format_version=2),
+        lambda m: m.update(format_version=3),
         lambda m: m.update(unknown=1),
         lambda m: m.update(inputs=[]),
         lambda m: m["inputs"][0].update(shape=[3, 4, 4]),

@@ -258,15 +258,6 @@ def test_a_change_through_a_view_is_refused() -> None:
     assert "in place" in refused(forward)
 
 
-def test_a_module_under_a_name_of_torch_is_refused() -> None:
-    graph = nn.Linear(8, 8)
-    network = nn.Module()
-    network.__dict__["forward"] = lambda x: graph(x)
-    network._modules["graph"] = graph
-    with pytest.raises(FormatError, match="graph"):
-        lift(network, torch.randn(2, *IMAGE))
-
-
 def test_the_refusal_is_typed() -> None:
     with pytest.raises(UnsupportedOperator) as caught:
         lift(Computes(lambda _, x: x.erfinv()), torch.randn(2, *IMAGE))

@@ -83,7 +83,9 @@ def test_the_users_modes_are_put_back(tmp_path: Path) -> None:
     loaded = espalier.load(espalier.pack(network, example, tmp_path / "n.espalier"))
     assert [m.training for m in network.modules()][1:4] == [True, True, False]
     assert [p.requires_grad for p in network.parameters()][:2] == [False, True]
-    assert all(p.requires_grad for p in loaded.parameters())
+    assert [p.requires_grad for p in loaded.parameters()] == [
+        p.requires_grad for p in network.parameters()
+    ]
 
 
 def test_dropout_keeps_its_path_and_obeys_the_mode(tmp_path: Path) -> None:
