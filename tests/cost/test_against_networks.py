@@ -31,7 +31,8 @@ class Memory(fx.Interpreter):
     def __init__(self, network: fx.GraphModule) -> None:
         super().__init__(network)
         self.weights = {
-            tensor.untyped_storage().data_ptr() for tensor in network.state_dict().values()
+            tensor.untyped_storage().data_ptr()
+            for tensor in (*network.parameters(), *network.buffers())
         }
         self.peak = 0
 
@@ -47,18 +48,18 @@ class Memory(fx.Interpreter):
         return result
 
 
-def measured(network: fx.GraphModule, example: Tensor) -> dict[str, int]:
+def measured(network: fx.GraphModule, *example: Tensor) -> dict[str, int]:
     """The costs of a network, from running it on one example and from what it stores."""
     memory, counter = Memory(network), FlopCounterMode(display=False)
     with torch.no_grad():
-        memory.run(example)
+        memory.run(*example)
         with counter, sdpa_kernel(SDPBackend.MATH):  # made of matrix products, which are counted
-            network(example)
-    stored = network.state_dict()
+            network(*example)
+    stored = (*network.parameters(), *network.buffers())
     return {
         "macs": counter.get_total_flops() // 2,
         "params": sum(parameter.numel() for parameter in network.parameters()),
-        "weight_bytes": sum(t.numel() * t.element_size() for t in stored.values()),
+        "weight_bytes": sum(t.numel() * t.element_size() for t in stored),
         "peak_activation_bytes": memory.peak,
     }
 
