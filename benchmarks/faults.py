@@ -37,9 +37,9 @@ VICTIMS = {
     "supervisor": "worker.app",
     "api": "api",
     "reaper": "worker.reaper",
-    "redis": "--unixsocket",
+    "redis": "redis-server",
 }
-"""A word of the command line by which a process of each kind is known."""
+"""A word of the command line, or the name, by which a process of each kind is known."""
 
 Disturbance = Callable[[Service, Path, list[Any]], None]
 """Does something to a service with that folder while a job runs, and notes what."""
@@ -55,7 +55,8 @@ def victims(service: Service, kind: str) -> Iterator[psutil.Process]:
         try:
             parent = process.parent()
             words = process.cmdline()
-            if VICTIMS[kind] in words and parent is not None and parent.cmdline() != words:
+            known = VICTIMS[kind] in (*words, process.name())
+            if known and parent is not None and parent.cmdline() != words:
                 yield process
         except psutil.Error:
             continue  # it ended while we looked

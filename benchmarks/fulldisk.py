@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.boundaries import JOB, STEPS, gaps
+from benchmarks.boundaries import JOB, STEPS, as_undisturbed, gaps
 from benchmarks.demo import prepare_digits
 from benchmarks.faults import Disturbance, one_run
 from benchmarks.record import save
@@ -127,12 +127,7 @@ def attack(
                 if before is not None:
                     os.environ["TMPDIR"] = before
             run["gaps"] = gaps(next((disk / step / "service").glob("*.db")))
-            run["as_undisturbed"] = (
-                run["state"] == "succeeded"
-                and run["plan"] == reference["plan"]
-                and run["published"] == reference["published"]
-                and run["gaps"] == run["orphans"] == 0
-            )
+            run["as_undisturbed"] = as_undisturbed(run, reference)
             runs.append(run)
             print(json.dumps(run), flush=True)
     return {
