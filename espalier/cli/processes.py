@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 LOG_BYTES = 10 * 2**20
 """A log that grows above this is put aside."""
@@ -61,7 +62,7 @@ class Child:
     def start(self) -> None:
         self._started = time.monotonic()
         self._rotate()
-        with self.log.open("ab") as log:
+        with self._opened() as log:
             self._process = subprocess.Popen(  # noqa: S603  (our own commands)
                 self._command,
                 env=self._env,
@@ -106,6 +107,13 @@ class Child:
             self._kill_group()
             self._process.wait()
             self._process = None
+
+    def _opened(self) -> BinaryIO:
+        """The log; nothing is kept where its disk takes no new file, and the process runs on."""
+        try:
+            return self.log.open("ab")
+        except OSError:
+            return Path(os.devnull).open("ab")
 
     def _rotate(self) -> None:
         """Keep the log below its cap: what is in it goes to `NAME.log.1`, in the place of that.

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
+import os
 import random
+import tempfile
 from typing import Any
 
 import httpx
 import pytest
 
+from models.blobs import BlobStore
+from models.errors import BlobUnreachable
 from tests.api.fixtures import Running, publish
 from tests.api.test_jobs import create
 from tests.api.test_problems import problem
@@ -133,6 +138,30 @@ def test_no_range_of_a_damaged_blob_is_delivered(
     for wanted in ("bytes=0-99", "bytes=1500000-1500010", "bytes=-1"):
         answer = http.get(f"/v1/jobs/{found}/artifacts/damaged", headers={"Range": wanted})
         problem(answer, 500, "blob.corrupt")
+
+
+def test_a_store_that_does_not_answer_is_asked_again_later(
+    http: httpx.Client, job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any) -> int:
+        raise BlobUnreachable("the blob store does not answer: see to it")
+
+    monkeypatch.setattr(BlobStore, "size_bytes", away)
+    answer = http.get(f"/v1/jobs/{job}/artifacts/{NAME}")
+    problem(answer, 503, "blob.unreachable")
+    assert int(answer.headers["retry-after"]) > 0
+
+
+def test_what_is_made_on_a_full_disk_is_a_problem_of_its_own(
+    http: httpx.Client, job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/secret/place")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", full)
+    told = problem(http.get(f"/v1/jobs/{job}/study"), 507, "disk.full")
+    assert told["detail"].startswith("disk: no room left (temporary files)")
+    assert "secret" not in told["detail"]
 
 
 def test_nothing_is_published_before_success(http: httpx.Client, spec: dict[str, Any]) -> None:
