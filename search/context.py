@@ -14,6 +14,7 @@ from espalier.format.package import Manifest, read_package
 from search.cost import Budget, CostModel, choices_of
 from search.evaluation.data import Dataset, load_dataset
 from search.evaluation.evaluator import Evaluator
+from search.evaluation.guard import require_sound
 from search.files import Files
 from search.graph import space_of
 from search.records import Inputs
@@ -79,17 +80,29 @@ class Context:
     def dataset(self) -> Dataset:
         return load_dataset(self._files.path(self.inputs.dataset))
 
+    @property
+    def device(self) -> str:
+        """The accelerator if there is one."""
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+    def require_training(self) -> None:
+        """See that gradients are right where they are computed.
+
+        Raises:
+            UnsoundTorch: they are not.
+        """
+        if self.device == "cpu":
+            require_sound()
+
     @cached_property
     def evaluator(self) -> Evaluator:
-        """On the accelerator if there is one."""
-        device = "cuda" if torch.cuda.is_available() else "cpu"
         return Evaluator(
             self.network,
             self.problem.space,
             self.dataset,
             self.manifest,
             self.inputs.spec,
-            device,
+            self.device,
         )
 
 

@@ -421,6 +421,12 @@ class JobSpec(Frozen):
         return self.strategy.name == "allocate" or self.criterion == "obs"
 
     @property
+    def trains(self) -> bool:
+        """Whether gradients are computed: in fine-tuning, or for trials."""
+        steps = self.strategy.tuning_steps if isinstance(self.strategy, NetAdaptSpec) else 0
+        return self.finetune.epochs > 0 or steps > 0
+
+    @property
     def ranking(self) -> Criterion:
         """The criterion, which validation has filled in."""
         if self.criterion is None:

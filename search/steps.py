@@ -60,6 +60,7 @@ def prepare(
     Raises:
         FormatError: the network's package is malformed.
         UnreachableBudget: even the narrowest plan exceeds the budget; found before data is read.
+        UnsoundTorch: the job trains, and torch computes wrong gradients on this machine.
         DatasetError: the data is malformed, does not fit the network, or is too little.
         BaselineAtChance: the original is no better than the most frequent class.
     """
@@ -67,6 +68,8 @@ def prepare(
     problem, spec = context.problem, inputs.spec
     budget, choices = problem.budget(spec), problem.choices(spec)
     check_reachable(problem.cost, budget, choices)
+    if spec.trains:
+        context.require_training()
     evaluator = context.evaluator
     baseline = evaluator.baseline()
     warnings = check_splits(context.dataset, evaluator.splits)
@@ -149,6 +152,8 @@ def evaluate(
     if proposal.parent != (None if parent is None else parent.outcome.number):
         raise ValueError(f"trial {proposal.number} starts from trial {proposal.parent}")
     context = context_of(inputs, files)
+    if proposal.tuning_steps:  # perhaps on another machine than `prepare`
+        context.require_training()
     evaluator, spec = context.evaluator, inputs.spec
     random = generator(spec.seed, _CRITERION, proposal.number)
     start, losses = _start(parent, files), None
@@ -226,7 +231,10 @@ def tune(
         max_seconds: returns after the gradient step that passes this.
         should_stop: asked after each gradient step.
     """
-    tuner = tuner_of(context_of(inputs, files), winner, checkpoint, files)
+    context = context_of(inputs, files)
+    if inputs.spec.finetune.epochs:
+        context.require_training()
+    tuner = tuner_of(context, winner, checkpoint, files)
     reported = 0.0
 
     def stop() -> bool:

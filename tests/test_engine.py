@@ -20,8 +20,9 @@ from espalier.format.lift import pack
 from espalier.format.package import Preprocessing
 from search import context, engine
 from search.cost import CostModel, UnreachableBudget
-from search.evaluation import checkpoint
+from search.evaluation import checkpoint, guard
 from search.evaluation.errors import DatasetMismatch
+from search.evaluation.guard import UnsoundTorch
 from search.evaluation.plausibility import BaselineAtChance
 from search.files import FolderFiles
 from search.graph import space_of
@@ -414,3 +415,36 @@ def test_search_without_a_winner_says_so(
     monkeypatch.setattr(engine, "evaluate", fails)
     with pytest.raises(engine.SearchFailed, match="none of 3 trials"):
         engine.run(materials.job(RandomSpec(trials=3)), materials.files)
+
+
+def test_a_job_that_trains_stops_where_torch_computes_wrong_gradients(
+    materials: Materials, prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(guard, "_sound", set())
+    swept: list[str] = []
+
+    def sweep(threads: list[int], module: str) -> str:
+        swept.append(f"{module} {threads}")
+        return "case 7"
+
+    monkeypatch.setattr(guard, "_sweep", sweep)
+    job = materials.job()
+    context.forget()
+    with pytest.raises(UnsoundTorch, match="wrong gradients on this machine, case 7") as caught:
+        engine.run(job, materials.files)
+    assert caught.value.code == "evaluation.torch"
+    assert context._last is not None
+    assert "evaluator" not in vars(context._last)  # nor had any data been read
+    # Nor does a worker go on whose torch is another than the one that prepared the job.
+    proposal = Proposal(0, tuple(group.channels for group in prepared.groups), tuning_steps=1)
+    with pytest.raises(UnsoundTorch):
+        engine.evaluate(job, prepared, proposal, None, materials.files)
+    untuned = engine.evaluate(
+        job, prepared, replace(proposal, tuning_steps=0), None, materials.files
+    )
+    with pytest.raises(UnsoundTorch):
+        engine.tune(job, prepared, untuned, None, materials.files)
+    assert len(swept) == 1
+    bare = materials.job(UniformSpec(), finetune=FineTuneSpec(epochs=0))
+    assert engine.prepare(bare, materials.files).baseline
