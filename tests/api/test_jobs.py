@@ -16,8 +16,10 @@ from models.job import Job
 from models.jobs import request_cancel
 from models.outbox import Outbox
 from models.trial import Trial
+from search.records import Inputs
 from tests.api.fixtures import MACS, Running, fail, note, publish
 from tests.api.test_problems import problem
+from worker.steps import shared
 
 Spec = dict[str, Any]
 
@@ -146,6 +148,9 @@ def test_a_job_from_before_there_were_versions_is_shown_as_of_the_first(
         row = session.get_one(Job, job["id"])
         row.spec = {key: value for key, value in row.spec.items() if key != "version"}
     assert http.get(f"/v1/jobs/{job['id']}").json()["spec"] == {**job["spec"], "version": 1}
+    with running.service.database.transaction(write=False) as session:  # and it is worked on so
+        given = shared(session, job["id"])
+    assert Inputs.from_json(given["inputs"]).spec.version == 1
 
 
 def test_the_same_key_at_the_same_time_gives_one_job(
