@@ -8,7 +8,8 @@ from search.cost.budget import (
     choices_of,
     smallest_cost,
 )
-from search.cost.model import NAMES, CostModel, NetworkTooLarge
+from search.cost.model import NAMES, CostModel
+from search.cost.terms import NetworkTooLarge
 
 __all__ = [
     "NAMES",

@@ -12,7 +12,7 @@ Where a plan leaves a single channel, some copies become views: there the peak i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from espalier.format.ir import Graph, Node, TensorType, size
 from espalier.format.operators import axis, infer, integer, integers
-from search.cost.polynomial import Polynomial, product, total
+from search.cost.polynomial import Monomial, Polynomial, product
+from search.cost.terms import Terms
 from search.space import SearchSpace
 
 ITEM_BYTES: Mapping[str, int] = {
@@ -135,33 +136,61 @@ def bases(graph: Graph, types: Mapping[str, TensorType]) -> dict[str, str | None
     return base
 
 
-def live_sets(graph: Graph, base: Mapping[str, str | None]) -> Iterator[frozenset[str]]:
-    """For each node, the nodes whose memory is held while it runs."""
+def freed(graph: Graph, base: Mapping[str, str | None]) -> list[list[str]]:
+    """For each node, the nodes whose memory is freed after it: it is the last to read that."""
     last: dict[str, int] = {}
     for index, node in enumerate(graph.nodes):
         for name in (*node.inputs, node.name):
             if (owner := base[name]) is not None:
                 last[owner] = index
-    for name in graph.outputs:
-        if (owner := base[name]) is not None:
-            last[owner] = len(graph.nodes)
-    alive = set(graph.inputs)
-    for index, node in enumerate(graph.nodes):
-        if base[node.name] == node.name:
-            alive.add(node.name)
-        yield frozenset(alive)
-        alive = {name for name in alive if last.get(name, -1) > index}
+    kept = {base[name] for name in graph.outputs}
+    after: list[list[str]] = [[] for _ in graph.nodes]
+    for name, index in last.items():
+        if name not in kept:
+            after[index].append(name)
+    return after
 
 
-def steps(space: SearchSpace) -> list[Polynomial]:
-    """Bytes alive at each step, for one example, as polynomials in the plan."""
+def steps(space: SearchSpace, terms: Terms) -> list[Polynomial]:
+    """Bytes alive, for one example, as polynomials in the plan, wherever the next node has fewer.
+
+    The sum is carried from node to node. Where nothing is freed, the next step has all that this
+    one has, and no size is negative.
+
+    Raises:
+        NetworkTooLarge: they take more than `terms` allow.
+    """
     graph, types = space.graph, infer(space.graph)
+    base = bases(graph, types)
     sizes = {
-        node.name: product(
-            ITEM_BYTES[types[node.name].dtype],
-            (extent.size for extent in space.node_shapes[node.name]),
+        name: product(
+            ITEM_BYTES[types[name].dtype],
+            [extent.size for extent in space.node_shapes[name]],
+            terms,
         )
-        for node in graph.nodes
+        for name, owner in base.items()
+        if owner == name
     }
-    live = dict.fromkeys(live_sets(graph, bases(graph, types)))
-    return [total(sizes[name] for name in names) for names in live]
+    alive: dict[Monomial, int] = {}
+
+    def add(name: str, sign: int) -> None:
+        for monomial, coefficient in sizes[name].items():
+            alive[monomial] = alive.get(monomial, 0) + sign * coefficient
+            if not alive[monomial]:
+                del alive[monomial]
+
+    found: list[Polynomial] = []
+    grown = True
+    for name in graph.inputs:
+        add(name, 1)
+    for node, gone in zip(graph.nodes, freed(graph, base), strict=True):
+        if base[node.name] == node.name and node.op != "input":
+            add(node.name, 1)
+            grown = True
+        if grown and (gone or node is graph.nodes[-1]):
+            terms.spend(len(alive))
+            found.append(dict(alive))
+            grown = False
+        for name in gone:
+            add(name, -1)
+    return found

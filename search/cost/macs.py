@@ -10,20 +10,23 @@ from collections.abc import Callable, Mapping, Sequence
 
 from espalier.format.ir import Node
 from search.cost.polynomial import Polynomial, product
+from search.cost.terms import Terms
 from search.space import Affine, SearchSpace
 
-Rule = Callable[[SearchSpace, Node], Polynomial]
+Rule = Callable[[SearchSpace, Node], Sequence[Affine]]
+"""The sizes whose product are a node's multiply-accumulates."""
 
 
-def macs_of(space: SearchSpace, node: Node) -> Polynomial:
+def macs_of(space: SearchSpace, node: Node, terms: Terms) -> Polynomial:
     """Multiply-accumulates of convolutions, linear maps, matrix products and attention.
 
     Normalisations, element-wise operators, pooling, biases and the softmax are not counted.
 
     Raises:
         KeyError: the node's operator has no entry here.
+        NetworkTooLarge: they have more terms than are left.
     """
-    return MACS[space.graph.kind_of(node)](space, node)
+    return product(1, MACS[space.graph.kind_of(node)](space, node), terms)
 
 
 def _sizes(space: SearchSpace, name: str) -> Sequence[Affine]:
@@ -34,40 +37,40 @@ def _weight(space: SearchSpace, node: Node) -> Sequence[Affine]:
     return space.stored_shapes[f"{node.target}.weight"]
 
 
-def _none(_space: SearchSpace, _node: Node) -> Polynomial:
-    return {}
+def _none(_space: SearchSpace, _node: Node) -> Sequence[Affine]:
+    return [Affine(0)]
 
 
-def _convolution(space: SearchSpace, node: Node) -> Polynomial:
+def _convolution(space: SearchSpace, node: Node) -> Sequence[Affine]:
     """Every output position sees the whole kernel once.
 
     Dimension 1 of the weight is already the input channels of one group.
     """
     out = _sizes(space, node.name)
-    return product(1, [out[0], *out[2:], *_weight(space, node)])
+    return [out[0], *out[2:], *_weight(space, node)]
 
 
-def _transposed(space: SearchSpace, node: Node) -> Polynomial:
+def _transposed(space: SearchSpace, node: Node) -> Sequence[Affine]:
     """Every input position is spread over the whole kernel once."""
     source = _sizes(space, node.inputs[0])
-    return product(1, [source[0], *source[2:], *_weight(space, node)])
+    return [source[0], *source[2:], *_weight(space, node)]
 
 
-def _linear_module(space: SearchSpace, node: Node) -> Polynomial:
-    return product(1, [*_sizes(space, node.name)[:-1], *_weight(space, node)])
+def _linear_module(space: SearchSpace, node: Node) -> Sequence[Affine]:
+    return [*_sizes(space, node.name)[:-1], *_weight(space, node)]
 
 
-def _product(space: SearchSpace, node: Node) -> Polynomial:
-    return product(1, [*_sizes(space, node.name), _sizes(space, node.inputs[0])[-1]])
+def _product(space: SearchSpace, node: Node) -> Sequence[Affine]:
+    return [*_sizes(space, node.name), _sizes(space, node.inputs[0])[-1]]
 
 
-def _attention(space: SearchSpace, node: Node) -> Polynomial:
+def _attention(space: SearchSpace, node: Node) -> Sequence[Affine]:
     """Scores `(..., queries, keys)` over the head's size, then their product with the values.
 
     Together `(..., queries, keys)` x (size of a key + size of a value).
     """
     out, key = _sizes(space, node.name), _sizes(space, node.inputs[1])
-    return product(1, [*out[:-1], key[-2], _sum(key[-1], out[-1])])
+    return [*out[:-1], key[-2], _sum(key[-1], out[-1])]
 
 
 def _sum(left: Affine, right: Affine) -> Affine:

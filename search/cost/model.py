@@ -8,7 +8,6 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from espalier.format.errors import EspalierError
 from search.cost.activations import ITEM_BYTES, steps
 from search.cost.macs import macs_of
 from search.cost.polynomial import (
@@ -20,21 +19,15 @@ from search.cost.polynomial import (
     magnitude,
     product,
     total,
-    undominated,
     with_one,
 )
+from search.cost.terms import NetworkTooLarge, Terms
 from search.space import Plan, SearchSpace
 
 NAMES = ("macs", "params", "weight_bytes", "peak_activation_bytes")
 """The costs that follow from the plan alone."""
 
 _ROWS = 4096  # plans at once: their factors stay in the cache
-
-
-class NetworkTooLarge(EspalierError):
-    """A network whose cost cannot be counted exactly."""
-
-    code = "cost.too_large"
 
 
 class CostModel:
@@ -52,8 +45,11 @@ class CostModel:
     Args:
         space: the network and its channel groups.
 
+    Attributes:
+        terms: what it took to count.
+
     Raises:
-        NetworkTooLarge: a cost of the full network reaches 2**53.
+        NetworkTooLarge: a cost of the full network reaches 2**53, or takes too much to count.
     """
 
     names = NAMES
@@ -65,24 +61,34 @@ class CostModel:
         self._polynomials: dict[str, tuple[Polynomial, ...]] = {}
         stored = space.graph.stored
         shapes = space.stored_shapes
-        self._add("macs", [total(macs_of(space, node) for node in space.graph.nodes)])
-        elements = (product(1, shapes[name]) for name in stored if stored[name].trainable)
-        self._add("params", [total(elements)])
-        held = (product(ITEM_BYTES[stored[name].dtype], shapes[name]) for name in stored)
-        self._add("weight_bytes", [total(held)])
-        self._add("peak_activation_bytes", steps(space), largest=True)
+        terms = self.terms = Terms()
+        self._sum("macs", (macs_of(space, node, terms) for node in space.graph.nodes))
+        elements = (product(1, shapes[name], terms) for name in stored if stored[name].trainable)
+        self._sum("params", elements)
+        held = (product(ITEM_BYTES[stored[name].dtype], shapes[name], terms) for name in stored)
+        self._sum("weight_bytes", held)
+        self._largest("peak_activation_bytes", steps(space, terms))
         self.full = MappingProxyType(self.of(self._full))
 
-    def _add(self, name: str, parts: list[Polynomial], *, largest: bool = False) -> None:
+    def _sum(self, name: str, parts: Iterable[Polynomial]) -> None:
+        polynomial = total(parts)
+        self._check_exact(name, [polynomial])
+        self._polynomials[name] = (polynomial,)
+        self._evaluators[name] = Sum(polynomial, len(self._full), self.terms)
+
+    def _largest(self, name: str, parts: list[Polynomial]) -> None:
+        evaluator = Maximum(parts, len(self._full), self.terms)
+        self._check_exact(name, evaluator.kept)
+        self._polynomials[name] = tuple(evaluator.kept)
+        self._evaluators[name] = evaluator
+
+    def _check_exact(self, name: str, parts: Iterable[Polynomial]) -> None:
         bound = max(magnitude(part, self._full) for part in parts)
         if bound >= EXACT:
             raise NetworkTooLarge(
                 f"{name} of the network is about {bound:.3g}, and costs are counted exactly only "
                 f"below {EXACT} (2**53): use a smaller input"
             )
-        groups = len(self._full)
-        self._polynomials[name] = tuple(undominated(parts)) if largest else tuple(parts)
-        self._evaluators[name] = Maximum(parts, groups) if largest else Sum(parts[0], groups)
 
     def polynomials(self, name: str) -> tuple[Polynomial, ...]:
         """What a cost is in the plan: one polynomial, or several of which the largest counts.

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from search.cost.terms import Terms
 from search.space import Affine, Plan
 
 Monomial = tuple[int, ...]
@@ -27,8 +28,13 @@ EXACT = 2**53
 Floats = NDArray[np.float64]
 
 
-def product(scale: int, sizes: Iterable[Affine]) -> Polynomial:
-    """`scale` times the product of `sizes`."""
+def product(scale: int, sizes: Sequence[Affine], terms: Terms) -> Polynomial:
+    """`scale` times the product of `sizes`.
+
+    Raises:
+        NetworkTooLarge: it has more terms than are left.
+    """
+    terms.spend(math.prod(1 + len(size.terms) for size in sizes))
     result: dict[Monomial, int] = {(): scale}
     for size in sizes:
         factors = (((), size.constant), *(((group,), n) for group, n in size.terms))
@@ -57,20 +63,29 @@ def magnitude(polynomial: Polynomial, plan: Plan) -> int:
     )
 
 
-def undominated(polynomials: Iterable[Polynomial]) -> list[Polynomial]:
+def undominated(polynomials: Iterable[Polynomial], terms: Terms) -> list[Polynomial]:
     """Those that can be the largest: no other has coefficients at least as great throughout.
 
     Sound where no coefficient is negative, since every monomial is positive then.
+
+    Raises:
+        NetworkTooLarge: they take more comparisons than are left.
     """
     distinct = {frozenset(item.items()): item for item in polynomials}
     # A dominating polynomial has the larger sum of coefficients, so it is met first.
     ordered = sorted(distinct.values(), key=lambda item: -sum(item.values()))
     found: list[Polynomial] = []
+    having: dict[Monomial, list[Polynomial]] = {}
     for item in ordered:
+        # What dominates it has all of its monomials, so also the one that the fewest have.
+        rivals = min((having.get(monomial, []) for monomial in item), key=len, default=found)
+        terms.spend(len(rivals) * len(item))
         if not any(
-            all(other.get(monomial, 0) >= n for monomial, n in item.items()) for other in found
+            all(other.get(monomial, 0) >= n for monomial, n in item.items()) for other in rivals
         ):
             found.append(item)
+            for monomial in item:
+                having.setdefault(monomial, []).append(item)
     return found
 
 
@@ -92,7 +107,8 @@ def _columns(factors: Floats, monomials: Sequence[Monomial]) -> Floats:
 class Sum:
     """One polynomial: its terms up to degree two as a quadratic form, the others one by one."""
 
-    def __init__(self, polynomial: Polynomial, groups: int) -> None:
+    def __init__(self, polynomial: Polynomial, groups: int, terms: Terms) -> None:
+        terms.table(1 + groups, 1 + groups)
         self._quadratic = np.zeros((1 + groups, 1 + groups))
         higher: dict[Monomial, int] = {}
         for monomial, coefficient in polynomial.items():
@@ -113,13 +129,18 @@ class Sum:
 
 
 class Maximum:
-    """The largest of several polynomials whose coefficients are not negative."""
+    """The largest of several polynomials whose coefficients are not negative.
 
-    def __init__(self, polynomials: Iterable[Polynomial], groups: int) -> None:
-        kept = undominated(polynomials)
+    Attributes:
+        kept: those that can be the largest.
+    """
+
+    def __init__(self, polynomials: Iterable[Polynomial], groups: int, terms: Terms) -> None:
+        self.kept = kept = undominated(polynomials, terms)
         monomials = dict.fromkeys(monomial for item in kept for monomial in item)
         self._higher = tuple(monomial for monomial in monomials if len(monomial) > 1)
         column = {monomial: 1 + groups + i for i, monomial in enumerate(self._higher)}
+        terms.table(len(kept), 1 + groups + len(self._higher))
         self._rows = np.zeros((len(kept), 1 + groups + len(self._higher)))
         for row, item in zip(self._rows, kept, strict=True):
             for monomial, coefficient in item.items():

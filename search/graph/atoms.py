@@ -16,7 +16,16 @@ IntArray = NDArray[np.int64]
 
 LIMIT = 8_000_000
 """Atoms, labels and unions that one analysis may hold, some tens of bytes each; a ViT-L needs a
-quarter of it."""
+quarter of it, a ViT-H less than half."""
+
+READ = 250
+"""Positions that take as long as one tensor that a node reads."""
+
+MEMBER = 20
+"""Positions that take as long as one group's part of a stored tensor."""
+
+TERM = 4
+"""Positions that take as much memory as one group's share of one dimension."""
 
 
 class TooManyPositions(EspalierError):
@@ -62,7 +71,7 @@ class Atoms:
         self._fixed: list[tuple[IntArray, int]] = []
 
     def spend(self, positions: int) -> None:
-        """Account for memory before it is taken.
+        """Account for memory and time before they are taken.
 
         Raises:
             TooManyPositions: the network needs more than the limit.
@@ -71,7 +80,8 @@ class Atoms:
         if self._spent > self._limit:
             raise TooManyPositions(
                 f"the coupling of this network's channels takes more than {self._limit} positions: "
-                "use smaller images, or a network with fewer or narrower layers"
+                "use smaller images, or a network with fewer or narrower layers, or layers that "
+                "read fewer others"
             )
 
     def fresh(self, count: int) -> IntArray:

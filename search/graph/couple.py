@@ -9,7 +9,7 @@ import numpy as np
 
 from espalier.format.ir import Graph, Node
 from espalier.format.operators import infer
-from search.graph.atoms import IntArray, components
+from search.graph.atoms import READ, IntArray, components
 from search.graph.context import Context, Rule
 from search.graph.labels import Block, Labelled, fix
 from search.graph.rules_modules import MODULE_RULES
@@ -159,6 +159,7 @@ def couple(graph: Graph) -> Coupling:
     values: dict[str, Labelled] = {}
     seen: set[int] = set()
     for node in graph.nodes:
+        context.atoms.spend(READ * len(node.inputs))
         value = values[node.name] = _apply(context, node, values)
         for block in value.blocks:  # each is looked at again, even where it is but a view
             if id(block.atoms) not in seen:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from espalier.format.ir import Batch, Graph
-from search.graph.atoms import IntArray
+from search.graph.atoms import MEMBER, TERM, IntArray
 from search.graph.constants import module_constants, node_constants
 from search.graph.context import Span
 from search.graph.couple import Coupling, couple, varying
@@ -182,6 +182,7 @@ class SpaceBuilder:
     def affine(self, line: IntArray) -> Affine:
         """The length of a line of classes."""
         counts = np.bincount(self.units.group[line] + 1)
+        self.coupling.context.atoms.spend(TERM * int(np.count_nonzero(counts[1:])))
         terms = tuple(
             (group, int(counts[group + 1]) // self.units.channels[group])
             for group in (np.flatnonzero(counts[1:])).tolist()
@@ -230,6 +231,7 @@ class SpaceBuilder:
             order = np.lexsort((self.units.rank[roots], owners))
             owners = owners[order]
             cuts = np.flatnonzero(np.diff(owners)) + 1
+            self.coupling.context.atoms.spend(MEMBER * len(cuts))
             for where in np.split(order, cuts):
                 group = int(self.units.group[roots[where[0]]])
                 if group < 0:

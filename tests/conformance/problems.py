@@ -13,6 +13,7 @@ from hypothesis import strategies as draw
 from espalier.format.ir import Graph
 from search.cost import Budget
 from search.cost.polynomial import Polynomial, product, total
+from search.cost.terms import Terms
 from search.space import Affine, Plan, SearchSpace, widths
 from search.spec import StrategySpec
 from search.strategies import REGISTRY
@@ -57,9 +58,13 @@ class Chain:
             for i in range(len(self.full) + 2)
         ]
         layers = list(zip(itertools.pairwise(sizes), self.positions, strict=True))
+        terms = Terms()
         if name == "peak_activation_bytes":
-            return tuple(total([product(4 * p, [a]), product(4 * p, [b])]) for (a, b), p in layers)
-        return (total(product(p if name == "macs" else 1, pair) for pair, p in layers),)
+            return tuple(
+                total([product(4 * p, [a], terms), product(4 * p, [b], terms)])
+                for (a, b), p in layers
+            )
+        return (total(product(p if name == "macs" else 1, pair, terms) for pair, p in layers),)
 
     @property
     def space(self) -> SearchSpace:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from search.cost.polynomial import Maximum, Polynomial, Sum, product, total, with_one
+from search.cost.terms import Terms
 from search.space import Affine
 
 GROUPS = 4
@@ -27,7 +28,7 @@ def by_hand(parts: list[tuple[int, list[Affine]]], plan: list[int]) -> int:
 
 
 def polynomial(parts: list[tuple[int, list[Affine]]]) -> Polynomial:
-    return total(product(scale, sizes) for scale, sizes in parts)
+    return total(product(scale, sizes, Terms()) for scale, sizes in parts)
 
 
 def factors(plans: list[list[int]]) -> NDArray[np.float64]:
@@ -37,7 +38,7 @@ def factors(plans: list[list[int]]) -> NDArray[np.float64]:
 @settings(max_examples=60, deadline=None)
 @given(st.lists(PRODUCTS, max_size=5), PLANS)
 def test_a_sum_of_products(parts: list[tuple[int, list[Affine]]], plans: list[list[int]]) -> None:
-    found = Sum(polynomial(parts), GROUPS)(factors(plans))
+    found = Sum(polynomial(parts), GROUPS, Terms())(factors(plans))
     assert found.tolist() == [by_hand(parts, plan) for plan in plans]
 
 
@@ -46,13 +47,15 @@ def test_a_sum_of_products(parts: list[tuple[int, list[Affine]]], plans: list[li
 def test_the_largest_of_several(
     steps: list[list[tuple[int, list[Affine]]]], plans: list[list[int]]
 ) -> None:
-    found = Maximum(map(polynomial, steps), GROUPS)(factors(plans))
+    found = Maximum(map(polynomial, steps), GROUPS, Terms())(factors(plans))
     assert found.tolist() == [max(by_hand(parts, plan) for parts in steps) for plan in plans]
 
 
 def test_exact_up_to_the_bound() -> None:
     """An odd number just below 2**53: one more bit than float64 has would round it."""
     size = Affine(0, ((0, 1), (1, 1)))
-    value = Sum(total([product(1, [size, size]), product(1, [Affine(1)])]), 2)
+    value = Sum(
+        total([product(1, [size, size], Terms()), product(1, [Affine(1)], Terms())]), 2, Terms()
+    )
     side = 94_906_264  # the largest even integer whose square is below 2**53
     assert int(value(factors([[side // 2, side // 2]]))[0]) == side * side + 1

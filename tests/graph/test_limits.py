@@ -11,6 +11,7 @@ import pytest
 from espalier.format.ir import Batch, Graph
 from espalier.format.operators import MODULES, OPERATORS
 from search.graph import TooManyPositions, shrink, space_of
+from search.graph.atoms import LIMIT, READ
 from search.graph.couple import OPERATOR_RULES
 from search.graph.rules_modules import MODULE_RULES
 from tests.counting import counting
@@ -77,6 +78,22 @@ def many_indices() -> Graph:
 def test_what_would_take_too_much_memory_is_refused(make: Callable[[], Graph]) -> None:
     graph = make()
     with bounded_work(graph), pytest.raises(TooManyPositions, match="positions"):
+        space_of(graph)
+
+
+def many_reads() -> Graph:
+    """Each of 500 layers reads up to 500 others."""
+    s = Sketch()
+    first = [s.linear(s.input(1), 2) for _ in range(500)]
+    second = [s.linear(s.op("cat", *first[i:], dim=1), 2) for i in range(499)]
+    return s.graph(s.linear(s.op("cat", *second, dim=1), 4))
+
+
+def test_what_reads_too_many_others_is_refused() -> None:
+    graph = many_reads()
+    read = sum(len(node.inputs) for node in graph.nodes)
+    assert read * READ > LIMIT
+    with pytest.raises(TooManyPositions, match="read fewer others"):
         space_of(graph)
 
 
