@@ -249,6 +249,20 @@ def test_a_name_that_two_classes_share_tells_none_apart() -> None:
             order_of(data, network)
 
 
+class Listed(tuple[str, ...]):
+    """Names that are not searched one after the other: for 100,000 that would stop the API."""
+
+    def searched(self, *_: object) -> Any:
+        raise AssertionError("a name was searched for among all")
+
+    index = count = __contains__ = searched
+
+
+def test_names_of_classes_are_matched_in_one_pass() -> None:
+    names = [f"class {number}" for number in range(1000)]
+    assert order_of(Listed(reversed(names)), Listed(names)) == tuple(reversed(range(1000)))
+
+
 def test_relative_recalibration_keeps_a_network_of_which_nothing_is_cut() -> None:
     made = evaluator(job(evaluation=BARE))
     network, left = made.network(kept(1.0)), alive(made.space, kept(1.0))
