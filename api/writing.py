@@ -17,8 +17,8 @@ from sqlalchemy.orm import Session
 if TYPE_CHECKING:
     from api.dependencies import Service
 
-MOST_WRITERS = 16
-"""More than the database's connections, so that these are what writers wait for."""
+MOST_WRITERS = 12
+"""Fewer than the connections for writing, 15: what writers wait for is the database's lock."""
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -19,7 +19,7 @@ from models.settings import Settings
 from tests.api.fixtures import Files, Running, serving
 from tests.api.test_problems import problem
 
-PATIENCE_S = 3.0
+PATIENCE_S = 5.0
 WRITERS = 60  # more than there are threads for all requests together
 HOLD = """
 import sqlite3, sys
