@@ -21,7 +21,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, Literal, cast, get_args
 
@@ -162,7 +162,16 @@ def cases(layout: Layout, extent: Extent = "full") -> list[Case]:
 # --- one case -----------------------------------------------------------------------------------
 
 
-def errors(case: Case, layout: Layout) -> Iterator[tuple[str, float, float]]:
+Form = Callable[[fx.GraphModule, bool], Callable[[Tensor], Tensor]]
+"""Makes of a network, and of whether channels come last, what is trained."""
+
+
+def in_use(network: fx.GraphModule, channels_last: bool) -> Callable[[Tensor], Tensor]:
+    """The form in which jobs train."""
+    return Training(network, channels_last=channels_last)
+
+
+def errors(case: Case, layout: Layout, form: Form = in_use) -> Iterator[tuple[str, float, float]]:
     """What was computed, by how much it is wrong, and by how much it may be."""
     network, convolution = _network(case)
     rank = len(convolution.kernel_size)
@@ -186,7 +195,7 @@ def errors(case: Case, layout: Layout) -> Iterator[tuple[str, float, float]]:
                 yield name, _apart(output, wanted), _COARSE if "bfloat16" in name else TOLERANCE
     network.train()
     x.requires_grad_()
-    found = Training(network, channels_last=last)(x)
+    found = form(network, last)(x)
     yield "output in training", _apart(found, wanted), TOLERANCE
     found.backward(laid_out(towards, last))  # type: ignore[no-untyped-call]
     pairs = [("input", x, x64), ("weight", convolution.weight, right.weight)]
@@ -231,9 +240,9 @@ def _apart(found: Tensor, wanted: Tensor) -> float:
     return float((found - wanted).norm() / wanted.norm().clamp_min(1e-12))
 
 
-def wrong(case: Case, layout: Layout) -> str | None:
+def wrong(case: Case, layout: Layout, form: Form = in_use) -> str | None:
     """What is wrong with a case, if anything is."""
-    for name, error, most in errors(case, layout):
+    for name, error, most in errors(case, layout, form):
         if not error <= most:
             return f"the {name} is off by {100 * error:.3g} %"
     return None
@@ -242,11 +251,12 @@ def wrong(case: Case, layout: Layout) -> str | None:
 # --- all of them, in processes of their own -----------------------------------------------------
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str], form: Form = in_use) -> None:
     """Run the cases; prints the number of each before it runs, and then what is wrong with it.
 
     Args:
         arguments: of the command line: layout, threads, the first case, and the extent.
+        form: what is trained.
     """
     layout, threads, first, extent = arguments
     torch.set_num_threads(int(threads))
@@ -255,7 +265,7 @@ def main(arguments: Sequence[str]) -> None:
         print(at, flush=True)
         faulthandler.dump_traceback_later(_CASE_S, exit=True)
         try:
-            what = wrong(sweep[at], cast(Layout, layout))
+            what = wrong(sweep[at], cast(Layout, layout), form)
         except RuntimeError as error:  # torch's, of a kernel that cannot be made
             what = f"{type(error).__name__}: {error}"
         if what is not None:
@@ -270,7 +280,7 @@ def findings(
     *,
     module: str = "search.evaluation.soundness",
     environment: Mapping[str, str] | None = None,
-) -> Iterator[Finding]:
+) -> Generator[Finding, None, None]:
     """The cases that are wrong in one layout, as they are found.
 
     Args:
