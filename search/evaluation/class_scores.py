@@ -9,8 +9,13 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from espalier.format.build import build, graph_of, tensors_of
+from espalier.format.ir import Graph
 from search.graph import head_of, shrink, without_head
 from search.space import Kept, SearchSpace
+
+_MARK = "class_scores"
+"""In a network's `meta`, which its cuts share: it has been left without its head. What it ends in
+then may be the like of a head, of a softmax that is called twice."""
 
 
 class ClassScores:
@@ -43,12 +48,11 @@ class ClassScores:
 
         One without a head is given back as it is.
         """
-        head = None if self.head is None else head_of(graph_of(network))
-        if head is None:
+        if self.head is None or network.meta.get(_MARK):
             return network
-        built = build(without_head(graph_of(network), head), tensors_of(network))
-        built.meta = {**network.meta, **built.meta}
-        return built
+        graph = graph_of(network)
+        head = head_of(graph)
+        return network if head is None else _built(network, without_head(graph, head), bare=True)
 
     def whole(self, network: GraphModule, kept: Kept) -> GraphModule:
         """What was cut and trained up to its class scores as it is handed out, with its head.
@@ -58,9 +62,7 @@ class ClassScores:
         """
         if self.head is None:
             return network
-        built = build(shrink(self._whole, kept), tensors_of(network))
-        built.meta = {**network.meta, **built.meta}
-        return built
+        return _built(network, shrink(self._whole, kept), bare=False)
 
     def of(self, network: nn.Module, outputs: Tensor) -> Tensor:
         """Class scores `(n, classes)` from what some network yields.
@@ -73,6 +75,13 @@ class ClassScores:
         logs = outputs if self.head.kind.startswith("log") else _log(outputs)
         # log(p) - log(1 - p), the inverse of the sigmoid
         return logs - _log(-torch.expm1(logs)) if self.independent else logs
+
+
+def _built(network: GraphModule, graph: Graph, *, bare: bool) -> GraphModule:
+    """A network of another graph around the same tensors."""
+    built = build(graph, tensors_of(network))
+    built.meta = {**network.meta, **built.meta, _MARK: bare}
+    return built
 
 
 def _log(shares: Tensor) -> Tensor:

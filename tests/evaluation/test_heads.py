@@ -28,6 +28,7 @@ from search.evaluation.leveling import level
 from search.evaluation.metrics import distance, each, label_loss
 from search.files import FolderFiles
 from search.graph import head_of, space_of
+from search.pruning import everything
 from search.records import Inputs
 from search.spec import EvaluationSpec, FineTuneSpec, JobSpec, UniformSpec
 from tests.evaluation.digits import DigitsNet, digits, job, kept, unlabelled
@@ -38,6 +39,7 @@ ENDS: dict[str, End] = {
     "log_softmax": lambda x: x.log_softmax(1),
     "sigmoid": torch.sigmoid,
     "logsigmoid": functional.logsigmoid,
+    "twice": lambda x: x.softmax(1).softmax(1),
     "half": lambda x: x.view(-1, 5, 2).softmax(2).flatten(1),  # not over the classes
 }
 
@@ -149,6 +151,25 @@ def test_jobs_of_version_1_take_outputs_for_scores() -> None:
     made = packed("softmax").evaluator(SPEC.model_copy(update={"version": 1}))
     assert made.scores.head is None
     assert made.baseline()["cross_entropy"] > 1.4
+
+
+def test_only_the_last_of_two_softmaxes_is_a_head() -> None:
+    """The other one belongs to the scores, as the network was trained: in all that reads them."""
+    made = packed("twice").evaluator(SPEC)
+    feed, indices = made.examples("test")
+    inputs, labels = feed.inputs(indices), feed.labels(indices)
+    with torch.no_grad():
+        scores = packed("softmax").network(inputs)
+    wanted = float(functional.cross_entropy(scores.double(), labels))
+    for network in (
+        made.original,
+        load(packed("twice").package),
+        made.network(everything(made.space)),
+    ):
+        found = made.measure(network, "test")
+        assert found["cross_entropy"] == pytest.approx(wanted)
+        assert found["kl"] == pytest.approx(0, abs=1e-9)
+    torch.testing.assert_close(made.teach(inputs[:9]), scores[:9])
 
 
 def test_divergence_is_that_of_the_class_scores() -> None:
