@@ -58,7 +58,7 @@ def test_a_dataset_is_refused_when_it_comes(
 
 
 @settings(
-    max_examples=12,
+    max_examples=8,
     derandomize=True,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
