@@ -16,7 +16,15 @@ from espalier.format.classes import check_classes
 from espalier.format.errors import FormatError
 from espalier.format.ir import Graph
 from models.blobs import BlobStore, check_file
-from search.cost import Budget, CostModel, check_reachable, choices_of, smallest_cost
+from search.cost import (
+    Budget,
+    CostModel,
+    check_reachable,
+    choices_of,
+    smallest_cost,
+    without_choice,
+)
+from search.description import ExcludedView
 from search.evaluation.data import Description
 from search.evaluation.errors import DatasetMismatch
 from search.evaluation.fit import check_augment, check_fits, check_metric
@@ -108,7 +116,7 @@ def check_job(
         spec.evaluation,
         calibrates=spec.calibrates,
     )
-    choices = choices_of(analysis.space, spec.rounding)
+    choices = choices_of(analysis.space, spec.rounding, spec.version)
     budget = Budget.resolve(spec.budget, analysis.cost.full)
     check_reachable(analysis.cost, budget, choices)
     least = smallest_cost(analysis.cost, choices)
@@ -119,4 +127,8 @@ def check_job(
             for name, limit in budget.limits.items()
         },
         groups=len(analysis.space.groups),
+        without_choice=tuple(
+            ExcludedView(name=item.name, channels=item.channels, reason=item.reason)
+            for item in without_choice(analysis.space, spec.rounding, spec.version)
+        ),
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from search.description import NetworkDescription
+from search.description import ExcludedView, NetworkDescription
 
 
 class View(BaseModel):
@@ -141,3 +141,6 @@ class ValidationView(View):
     spec: dict[str, Any] = Field(description="the specification, defaults filled in")
     budget: dict[str, LimitView]
     groups: int = Field(description="how many decisions the search has")
+    without_choice: tuple[ExcludedView, ...] = Field(
+        description="the groups among them that the rounding leaves nothing but their full width"
+    )

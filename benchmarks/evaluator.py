@@ -42,6 +42,7 @@ from search.space import Kept, Plan
 from search.spec import BudgetSpec, EvaluationSpec, JobSpec, RoundingSpec
 from search.strategies.base import Problem
 from search.strategies.random import random_plan
+from search.versions import NEWEST
 
 NETWORK = "cifar10_resnet56a"
 CALIBRATION, HOLDOUT, FEW, BATCH, EXAMPLES = 512, 1000, 256, 128, 6000
@@ -139,7 +140,8 @@ class Setting:
         """Random plans within the budget."""
         cost = self._problem.cost
         budget = Budget({"macs": cost.full["macs"] // 2})
-        problem = Problem(cost, budget, choices_of(self.space, RoundingSpec()), self._seed, 0.0)
+        choices = choices_of(self.space, RoundingSpec(), NEWEST)
+        problem = Problem(cost, budget, choices, self._seed, 0.0)
         return [self.kept(random_plan(problem, number)) for number in range(count)]
 
     def kept(self, plan: Plan) -> Kept:

@@ -35,7 +35,7 @@ class Problem:
 
     def choices(self, spec: JobSpec) -> tuple[tuple[int, ...], ...]:
         """Allowed widths per group."""
-        return choices_of(self.space, spec.rounding)
+        return choices_of(self.space, spec.rounding, spec.version)
 
     def budget(self, spec: JobSpec) -> Budget:
         """The limits in absolute numbers."""

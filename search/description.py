@@ -14,6 +14,7 @@ from espalier.format.package import read_package
 from search.cost import CostModel, choices_of, smallest_cost
 from search.graph import head_of, space_of
 from search.spec import RoundingSpec
+from search.versions import NEWEST
 
 
 class _Frozen(BaseModel):
@@ -91,7 +92,7 @@ def describe_network(path: Path) -> tuple[str, NetworkDescription]:
         classes=package.manifest.classes,
         operators=dict(sorted(kinds.items(), key=lambda item: (-item[1], item[0]))),
         cost=dict(cost.full),
-        smallest_cost=smallest_cost(cost, choices_of(space, RoundingSpec())),
+        smallest_cost=smallest_cost(cost, choices_of(space, RoundingSpec(), NEWEST)),
         groups=tuple(GroupView(name=group.name, channels=group.channels) for group in space.groups),
         excluded=tuple(
             ExcludedView(name=item.name, channels=item.channels, reason=item.reason)

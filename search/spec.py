@@ -248,8 +248,14 @@ Metric = Literal["top1", "top5", "cross_entropy", "agreement"]
 class RoundingSpec(Frozen):
     """Which channel counts are allowed."""
 
-    multiple: int = Field(1, ge=1, le=1024, description="keep multiples of this many channels")
-    minimum: int = Field(1, ge=1, description="keep at least this many channels in every group")
+    multiple: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="what a group leaves of each tensor that a layer makes is a multiple of so "
+        "many channels, or all; a group may own several channels of a tensor at once, as a head's",
+    )
+    minimum: int = Field(1, ge=1, description="and so many channels at least")
 
 
 Reconstruction = Literal["none", "parallel", "sequential"]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -19,6 +20,7 @@ from rich.progress import (
     TextColumn,
     TransferSpeedColumn,
 )
+from rich.table import Table
 
 from espalier.client import DEFAULT_URL, Client
 from espalier.errors import ApiError
@@ -126,3 +128,11 @@ def ago(moment: str) -> str:
 def quantity(name: str, value: float) -> str:
     """A cost, in its unit."""
     return size(value) if name.endswith("_bytes") else count(value)
+
+
+def reasons(title: str, items: Sequence[dict[str, Any]]) -> Table:
+    """Channels that stay, by name, and why."""
+    table = Table(title, "channels", "because", box=box.SIMPLE_HEAD)
+    for item in items:
+        table.add_row(escape(item["name"]), str(item["channels"]), escape(item["reason"]))
+    return table

@@ -12,7 +12,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from espalier.cli.console import COSTS, URL, Url, ago, connected, err, out, quantity, size
+from espalier.cli.console import COSTS, URL, Url, ago, connected, err, out, quantity, reasons, size
 from espalier.cli.submitting import known, sent
 
 _DATA = (".npz", ".safetensors", ".zip", ".tar")
@@ -55,10 +55,7 @@ def _show_network(view: dict[str, Any]) -> None:
         groups.add_row(escape(group["name"]), str(group["channels"]))
     out.print(groups)
     if about["excluded"]:
-        rest = Table("stays whole", "channels", "because", box=box.SIMPLE_HEAD)
-        for item in about["excluded"]:
-            rest.add_row(escape(item["name"]), str(item["channels"]), escape(item["reason"]))
-        out.print(rest)
+        out.print(reasons("stays whole", about["excluded"]))
 
 
 def _splits(about: dict[str, Any]) -> str:

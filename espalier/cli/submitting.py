@@ -22,6 +22,7 @@ from espalier.cli.console import (
     fail,
     out,
     quantity,
+    reasons,
     transfer,
 )
 from espalier.cli.watching import follow
@@ -128,6 +129,8 @@ def show_validation(found: dict[str, Any]) -> None:
         values = (quantity(name, row[key]) for key in ("limit", "original", "smallest"))
         limits.add_row(COSTS[name], *values)
     out.print(limits)
+    if found["without_choice"]:
+        out.print(reasons("has one width only", found["without_choice"]))
     strategy, groups = found["spec"]["strategy"]["name"], found["groups"]
     out.print(f"the job can be done: {strategy} on {groups} channel groups; nothing was started")
 

@@ -2,13 +2,12 @@
 
 from search.cost.budget import (
     Budget,
-    Choices,
     UnreachableBudget,
     check_reachable,
-    choices_of,
     smallest_cost,
 )
 from search.cost.model import NAMES, CostModel
+from search.cost.rounding import Choices, choices_of, without_choice
 from search.cost.terms import NetworkTooLarge
 
 __all__ = [
@@ -21,4 +20,5 @@ __all__ = [
     "check_reachable",
     "choices_of",
     "smallest_cost",
+    "without_choice",
 ]

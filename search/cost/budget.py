@@ -13,11 +13,8 @@ from numpy.typing import NDArray
 
 from espalier.format.errors import EspalierError
 from search.cost.model import CostModel
-from search.space import SearchSpace, smallest, widths
-from search.spec import BudgetSpec, RoundingSpec
-
-Choices = tuple[tuple[int, ...], ...]
-"""The widths that each group may keep, ascending."""
+from search.space import smallest
+from search.spec import BudgetSpec
 
 
 class UnreachableBudget(EspalierError):
@@ -69,14 +66,6 @@ class Budget:
         for name, limit in self.limits.items():
             admitted &= costs[name] <= limit
         return admitted
-
-
-def choices_of(space: SearchSpace, rounding: RoundingSpec) -> Choices:
-    """The widths that each group of `space` may keep under the rounding asked for."""
-    return tuple(
-        widths(group.channels, multiple=rounding.multiple, minimum=rounding.minimum)
-        for group in space.groups
-    )
 
 
 def smallest_cost(cost_model: CostModel, choices: Sequence[Sequence[int]]) -> dict[str, int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from search.cost import choices_of
 from search.export.multiples import Panel, small_multiples
 from search.export.page import Markup, tag
 from search.export.result import Result
@@ -27,7 +26,7 @@ def levels_facts(result: Result) -> dict[str, Any]:
     when this group alone is cut. `losses` has it for keeping 1, 2, ... channels, `anchors` where it
     was measured, the widest first. A group that could not be measured has `null` and no anchors.
     """
-    choices = choices_of(result.space, result.spec.rounding)
+    choices = result.choices
     return {
         "taken_over": result.levels is not None,
         "groups": [

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from search.pruning.positions import cuts, everything
-from search.space import Kept, SearchSpace
+from search.space import Exclusion, Kept, SearchSpace
 
 
-def plan_facts(space: SearchSpace, kept: Kept) -> dict[str, Any]:
+def plan_facts(
+    space: SearchSpace, kept: Kept, without_choice: Sequence[Exclusion]
+) -> dict[str, Any]:
     """JSON values: the plan, what is kept per group and per layer, and what was left out.
+
+    Args:
+        without_choice: groups that the rounding left nothing but their full width.
 
     A layer's entry names, for each of its tensors that lost something, the dimensions that were
     cut and the indices that stayed, all numbered as in the original network.
@@ -25,8 +32,6 @@ def plan_facts(space: SearchSpace, kept: Kept) -> dict[str, Any]:
             for group, channels in zip(space.groups, kept, strict=True)
         ],
         "layers": layers,
-        "excluded": [
-            {"name": item.name, "channels": item.channels, "reason": item.reason}
-            for item in space.excluded
-        ],
+        "without_choice": [asdict(item) for item in without_choice],
+        "excluded": [asdict(item) for item in space.excluded],
     }

@@ -323,9 +323,10 @@ def _asked(result: Result) -> Markup:
 
 
 def _exclusions(result: Result) -> Markup:
-    if not result.space.excluded:
+    left_out = (*result.without_choice, *result.space.excluded)
+    if not left_out:
         return Markup()
-    rows = [(item.name, item.channels, item.reason) for item in result.space.excluded]
+    rows = [(item.name, item.channels, item.reason) for item in left_out]
     return tag(
         "section",
         tag("h2", "What stayed out of the search"),

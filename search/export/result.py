@@ -8,9 +8,10 @@ from typing import Any
 
 from torch.fx import GraphModule
 
+from search.cost import Choices, choices_of, without_choice
 from search.evaluation.evaluator import Evaluator
 from search.records import JobWarning, Trial
-from search.space import Kept, Plan, SearchSpace
+from search.space import Exclusion, Kept, Plan, SearchSpace
 from search.spec import JobSpec
 
 
@@ -66,6 +67,16 @@ class Result:
     @property
     def space(self) -> SearchSpace:
         return self.evaluator.space
+
+    @property
+    def choices(self) -> Choices:
+        """The widths that each group might keep."""
+        return choices_of(self.space, self.spec.rounding, self.spec.version)
+
+    @property
+    def without_choice(self) -> tuple[Exclusion, ...]:
+        """The groups that the rounding left nothing but their full width, and why."""
+        return without_choice(self.space, self.spec.rounding, self.spec.version)
 
     @property
     def plan(self) -> Plan:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from search.cost import choices_of
 from search.export import words
 from search.export.multiples import Panel, small_multiples
 from search.export.page import Markup, join, tag
@@ -35,7 +34,7 @@ def sensitivity_facts(result: Result) -> dict[str, Any]:
     """
     score = cast(float, result.evaluator.score(result.evaluator.baseline()))  # as in `prepare`
     final = next((t for t in result.trials if "tolerated" in t.proposal.tags), None)
-    choices = choices_of(result.space, result.spec.rounding)
+    choices = result.choices
     return {
         "metric": result.spec.evaluation.metric,
         "original": {

@@ -120,7 +120,7 @@ def write_results(
     measured = _verified(result, package, onnx, logits, original=original, dataset=dataset)
     progress("report", 0.9)
     summary = _summary(result, measured)
-    _json(folder / "plan.json", plan_facts(result.space, result.kept))
+    _json(folder / "plan.json", plan_facts(result.space, result.kept, result.without_choice))
     _json(folder / "trials.json", _trials(result))
     metrics = _metrics(result, final, measured)
     _json(folder / "metrics.json", metrics | summary)

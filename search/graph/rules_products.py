@@ -43,7 +43,17 @@ def _product(context: Context, left: Labelled, right: Labelled, where: str) -> L
 
 
 def matmul(context: Context, node: Node, inputs: Sequence[Labelled]) -> Labelled:
+    _note_made(context, node, inputs[0], inputs[1])
     return _product(context, inputs[0], inputs[1], node.name)
+
+
+def _note_made(context: Context, node: Node, left: Labelled, right: Labelled) -> None:
+    """A stored matrix makes the columns of a product with it, or the rows if it is the left."""
+    rank = len(context.shape(node.name))
+    if right.constant:
+        context.made[node.name] = rank - 1
+    elif left.constant:
+        context.made[node.name] = rank - 2
 
 
 def _transposed(value: Labelled) -> Labelled:
@@ -55,6 +65,7 @@ def attention(context: Context, node: Node, inputs: Sequence[Labelled]) -> Label
     """Scores, softmax over the keys, weighted sum of the values."""
     where = node.name
     query, key, value = inputs[:3]
+    _note_made(context, node, query, value)
     scores = _product(context, query, _transposed(key), where)
     if len(inputs) == 4:
         scores = join(context.atoms, scores, inputs[3], where)
@@ -68,6 +79,7 @@ def linear(context: Context, node: Node, inputs: Sequence[Labelled]) -> Labelled
     rows, last = weight.block_at(0), len(source.shape) - 1
     if rows is not None:
         context.produces(rows.atoms)
+    context.made[node.name] = last
     weight, produced = line(context.atoms, weight, 0, f"{node.name} uses them as one matrix")
     columns = weight.block_at(1)
     if columns is not None:

@@ -51,8 +51,18 @@ def test_a_job_is_validated_without_being_made(
         "macs": {"limit": MACS * 33 // 100, "original": MACS, "smallest": smallest}
     }
     assert found["groups"] == 2
+    assert found["without_choice"] == []
     assert found["spec"]["rounding"] == {"multiple": 1, "minimum": 1}
     assert count(running) == before
+
+
+def test_groups_that_the_rounding_leaves_no_choice_are_listed(
+    http: httpx.Client, spec: Spec
+) -> None:
+    asked = {**spec, "budget": {"macs": "60%"}, "rounding": {"multiple": 8}}
+    (found,) = http.post("/v1/jobs/validate", json=asked).json()["without_choice"]
+    assert found["channels"] == 8
+    assert found["reason"].startswith("rounding.multiple 8 takes steps of 8 of them")
 
 
 @pytest.mark.parametrize("path", ["/v1/jobs/validate", "/v1/jobs"])

@@ -166,6 +166,10 @@ def test_a_dry_run_starts_nothing(run: Run, running: Running, files: Files) -> N
         assert result.exit_code == 0, result.output
         for words in ("39.2 k", "78.4 k", "allocate on 2 channel groups", "nothing was started"):
             assert words in result.stdout
+        assert "one width only" not in result.stdout
+        result = run(*asked, "--budget", "macs=60%", "--set", "rounding.multiple=8")
+        assert "one width only" in result.stdout
+        assert "takes steps of 8 of them" in result.stdout
         refused(run(*asked, "--budget", "macs=10"), 1, "cannot be met")
         assert len(list(client.jobs())) == before
 

@@ -109,14 +109,22 @@ def logarithmic(values: Sequence[float]) -> Callable[[Plan], float]:
 
 
 @draw.composite
+def _widths(pick: draw.DrawFn, channels: int) -> tuple[int, ...]:
+    """What one group may keep: in steps of its own, any widths, or nothing but all of them."""
+    if pick(draw.booleans()):
+        multiple, minimum = pick(draw.sampled_from([1, 2, 8])), pick(draw.integers(1, 4))
+        return widths(channels, multiple=multiple, minimum=minimum)
+    return (*sorted(pick(draw.sets(draw.integers(1, channels))) - {channels}), channels)
+
+
+@draw.composite
 def toys(pick: draw.DrawFn) -> Toy:
     """Chains of one to five groups under one to three limits that can just be met, or easily."""
     groups = pick(draw.integers(1, 5))
     full = tuple(pick(draw.integers(1, 24)) for _ in range(groups))
     positions = tuple(pick(draw.sampled_from([1, 4, 16])) for _ in range(groups + 1))
     cost = Chain(full, (3, 10), positions)
-    multiple, minimum = pick(draw.sampled_from([1, 2, 8])), pick(draw.integers(1, 4))
-    choices = tuple(widths(count, multiple=multiple, minimum=minimum) for count in full)
+    choices = tuple(pick(_widths(count)) for count in full)
     least, most = cost.of(tuple(options[0] for options in choices)), cost.of(full)
     names = pick(draw.sets(draw.sampled_from(sorted(most)), min_size=1))
     limits = {}

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from espalier.format.ir import Batch, Graph, Module, Node, Stored, TensorType
-from search.cost import Budget, CostModel, UnreachableBudget, check_reachable, choices_of
-from search.cost.budget import smallest_cost
+from search.cost import Budget, CostModel, UnreachableBudget, check_reachable, smallest_cost
 from search.space import Affine, ChannelGroup, Extent, Member, SearchSpace
-from search.spec import BudgetSpec, RoundingSpec
+from search.spec import BudgetSpec
 
 
 def two_layers() -> SearchSpace:
@@ -73,13 +72,9 @@ def test_every_limit_holds_and_the_limit_itself_is_allowed() -> None:
     assert budget.admits_many(costs).tolist() == [True, False, False]
 
 
-def test_choices_follow_the_rounding() -> None:
-    assert choices_of(two_layers(), RoundingSpec(multiple=4, minimum=3)) == ((4, 8, 10),)
-
-
 def test_the_smallest_reachable_budget_is_accepted_and_one_less_refused() -> None:
     model = CostModel(two_layers())
-    choices = choices_of(two_layers(), RoundingSpec(minimum=3))
+    choices = (tuple(range(3, 11)),)
     assert smallest_cost(model, choices)["macs"] == 3 * 10
     check_reachable(model, Budget({"macs": 30, "params": 30}), choices)
     with pytest.raises(UnreachableBudget, match=r"macs is limited to 29.* is 30 \(30% ") as raised:

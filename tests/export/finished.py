@@ -56,7 +56,7 @@ def finished() -> Result:
     tuner = FineTuner(network, made, seed=0)
     tuner.run()
     assert tuner.network() is network
-    choices = choices_of(made.space, made.spec.rounding)
+    choices = choices_of(made.space, made.spec.rounding, made.spec.version)
     uniform = tuple(max(options[0], options[-1] * 2 // 3) for options in choices)
     control = _outcome(made, cost, 0, uniform)
     return Result(

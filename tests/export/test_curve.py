@@ -84,7 +84,7 @@ def searched(levels: Any = None, points: int = 3, fails: int | None = None) -> R
 def test_the_levels_are_those_of_the_network() -> None:
     facts, made = json.loads(read("levels.json")), evaluator(spec())
     assert facts["taken_over"] is False
-    choices = choices_of(made.space, spec().rounding)
+    choices = choices_of(made.space, spec().rounding, spec().version)
     for index, (group, shown) in enumerate(zip(made.space.groups, facts["groups"], strict=True)):
         assert (shown["name"], shown["channels"]) == (group.name, group.channels)
         _, losses = level(made, index, choices[index], generator(0, 0))

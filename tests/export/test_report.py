@@ -14,6 +14,7 @@ from search.export.report import report
 from search.export.words import change_text, cost_text, points_text, seconds_text
 from search.records import JobWarning
 from search.space import Exclusion
+from search.spec import RoundingSpec
 from tests.export.finished import changed, finished, written
 
 EVIL = "<script>alert('x')</script>\"&$a_b^{c}$"
@@ -105,6 +106,14 @@ def test_warnings_come_before_the_figures() -> None:
     page = Page(report(warned, metrics()))
     assert page.text.index("Warnings") < page.text.index(f"first {EVIL}")
     assert page.text.index("second") < page.text.index("Test accuracy")
+
+
+def test_groups_that_the_rounding_left_no_choice_are_named() -> None:
+    result = finished()
+    evaluator = copy.copy(result.evaluator)
+    evaluator.spec = result.spec.model_copy(update={"rounding": RoundingSpec(multiple=1024)})
+    text = Page(report(changed(evaluator=evaluator), metrics())).text
+    assert text.count("rounding.multiple 1024 takes steps of") == len(result.space.groups)
 
 
 def test_one_plot_for_each_limit() -> None:

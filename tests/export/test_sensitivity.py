@@ -130,7 +130,7 @@ def searched(*, metric: Any = "top1", share: float = 0.5, fails: int | None = No
         }
     )
     made.spec = spec
-    cost, choices = CostModel(made.space), choices_of(made.space, spec.rounding)
+    cost, choices = CostModel(made.space), choices_of(made.space, spec.rounding, spec.version)
     budget = {"macs": int(share * cost.full["macs"])}
     baseline = made.score(made.baseline())
     assert baseline is not None

@@ -265,7 +265,7 @@ def test_beats_uniform_on_a_trained_network() -> None:
         strategy=AmcSpec(trials=40, hidden=32),
     )
     what, judge = digits(), evaluator(spec)
-    cost, choices = CostModel(what.space), choices_of(what.space, spec.rounding)
+    cost, choices = CostModel(what.space), choices_of(what.space, spec.rounding, spec.version)
     budget = Budget.resolve(spec.budget, cost.full)
 
     def score(plan: tuple[int, ...]) -> float | None:
