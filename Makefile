@@ -12,6 +12,7 @@ demo: $(STAMP)
 	$(BIN)/python -m benchmarks.demo
 
 test: lint $(STAMP)
+	$(BIN)/python -m search.evaluation.guard  # once a machine; else tests with deadlines wait for it
 	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/browser
 
 # What pages in a real browser can do; needs chromium (Debian: apt-get install chromium).

@@ -2,7 +2,9 @@
 
 The sweep (`search.evaluation.soundness`) takes about half a minute of a core. Its verdict is a file
 in the user's cache folder, named by all that it depends on: the build of torch, the processor as
-the build sees it, the number of threads, and the sweep itself.
+the build sees it, the number of threads, and the sweep itself. To have it before the first job:
+
+    python -m search.evaluation.guard
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import fcntl
 import hashlib
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,3 +133,10 @@ def _alone(path: Path) -> Iterator[None]:
             lock = stack.enter_context(path.with_suffix(".lock").open("w"))
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+if __name__ == "__main__":
+    try:
+        require_sound()
+    except UnsoundTorch as error:
+        sys.exit(str(error))
