@@ -138,7 +138,7 @@ class Runs:
     def original(self) -> None:
         """What the networks are compared with."""
         spec, key = self.spec("none", 0), {"method": "original", "variant": "none", "seed": 0}
-        store, job = self.store(), _job(spec)
+        store, job = self.store(), job_of(spec)
         if not store.has(job, **key):
             run = self.compression(spec, "original")
             store.add({"network": self.subject.name, **key, "job": job, **run.original()})
@@ -152,7 +152,7 @@ class Runs:
         # Validated anew: the default of the criterion follows from the strategy.
         fields = spec.model_dump(exclude={"criterion"}) | {"strategy": strategy}
         spec = JobSpec.model_validate(fields)
-        store, job, key = self.store(), _job(spec), _key(method, variant, seed)
+        store, job, key = self.store(), job_of(spec), _key(method, variant, seed)
         if store.has(job, **key):
             return
         run = self.compression(spec, f"{method}-{variant}-{seed}")
@@ -166,7 +166,7 @@ class Runs:
     def plans(self, variant: str) -> None:
         """Random plans, each scored, fine-tuned and tested: the material of the correlation."""
         spec = self.spec(variant, 0)
-        store, job = self.store("-plans"), _job(spec)
+        store, job = self.store("-plans"), job_of(spec)
         numbers = range(self.options.plans)
         missing = [n for n in numbers if not store.has(job, **_key(PLAN, variant, 0), number=n)]
         if not missing:
@@ -198,13 +198,12 @@ def _key(method: str, variant: str, seed: int) -> dict[str, Any]:
     return {"method": method, "variant": variant, "seed": seed}
 
 
-def _job(spec: JobSpec) -> dict[str, Any]:
+def job_of(spec: JobSpec) -> dict[str, Any]:
     """What differs from the defaults; records without a version are of the first."""
     strategy = spec.strategy.model_dump(mode="json", exclude_defaults=True)
-    job = {**spec.model_dump(mode="json", exclude_defaults=True), "strategy": strategy}
-    return {key: value for key, value in job.items() if key != "version"} | (
-        {"version": spec.version} if spec.version > 1 else {}
-    )
+    version = {"version": spec.version} if spec.version > 1 else {}
+    fields = spec.model_dump(mode="json", exclude_defaults=True, exclude={"version"})
+    return {**fields, "strategy": strategy, **version}
 
 
 def _facts(run: Compression, found: Found, spec: JobSpec) -> dict[str, Any]:

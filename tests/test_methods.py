@@ -11,7 +11,7 @@ import pytest
 from benchmarks.allotment import played, strategy_of
 from benchmarks.comparison import best_so_far, correlate, spearman, spread
 from benchmarks.compression import Compression
-from benchmarks.methods import Store
+from benchmarks.methods import Store, job_of
 from espalier.format.build import graph_of
 from search.context import Problem
 from search.spec import RandomSpec
@@ -63,6 +63,12 @@ def test_a_finished_run_is_known_and_other_settings_are_refused(tmp_path: Path) 
     assert not store.has({"trials": 3}, **{**key, "seed": 1})
     with pytest.raises(SystemExit, match="other settings"):
         store.has({"trials": 4}, **key)
+
+
+def test_runs_of_other_versions_do_not_share_a_file() -> None:
+    """What was recorded before there were versions says none."""
+    assert job_of(job()) == job_of(job(version=1)) | {"version": 2}
+    assert "version" not in job_of(job(version=1))
 
 
 def test_only_plans_within_the_budget_lead() -> None:
