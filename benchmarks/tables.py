@@ -85,6 +85,40 @@ def faults() -> str:
     return _table(head, rows) + "\n\n" + _commands(records)
 
 
+def boundaries() -> str:
+    """How often each process was killed at a boundary between steps, and what became of it."""
+    records = _load("boundaries.json")
+    rows = []
+    for record in records:
+        by_process: dict[str, list[int]] = {}
+        for name, count in record["kills"].items():
+            by_process.setdefault(name.split()[0], []).append(count)
+        for process, counts in by_process.items():
+            rows.append([process, str(sum(counts)), str(min(counts)), str(max(counts))])
+        runs = f"{record['as_undisturbed']} of {record['runs']}"
+        rows.append([f"runs as undisturbed: {runs}", "", "", ""])
+    head = ["process", "kills", "fewest at a boundary", "most"]
+    return _table(head, rows) + "\n\n" + _commands(records)
+
+
+def fulldisk() -> str:
+    """What a disk that fills up does to a job."""
+    records = _load("fulldisk.json")
+    rows = [
+        [
+            run["run"],
+            f"{record['full_s']:g}",
+            "yes" if run["as_undisturbed"] else "no",
+            f"{run['seconds']:.0f}",
+            "; ".join(said for fault in run["faults"] for said in fault["said"]),
+        ]
+        for record in records
+        for run in record["each"]
+    ]
+    head = ["full at", "for, s", "as undisturbed", "seconds", "said meanwhile"]
+    return _table(head, rows) + "\n\n" + _commands(records)
+
+
 def core() -> str:
     """Cutting, costing and computing, beside what one would otherwise do."""
     (record, kernels) = records = [*_load("core.json"), *_load("kernels.json")]
@@ -246,6 +280,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "finetune": finetune,
     "reconstruct": reconstruct,
     "faults": faults,
+    "boundaries": boundaries,
+    "fulldisk": fulldisk,
     "core": core,
     "evaluator": evaluator,
 }
