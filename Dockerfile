@@ -5,7 +5,7 @@ RUN useradd --create-home --uid 10001 espalier \
     && mkdir -p -m 700 /var/lib/espalier \
     && chown espalier /var/lib/espalier
 WORKDIR /srv/espalier
-COPY constraints.txt pyproject.toml README.md alembic.ini ./
+COPY constraints.txt pyproject.toml README.md LICENSE alembic.ini ./
 
 # The API reads packages and plans without torch, so its image carries none.
 FROM base AS api

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import re
 import subprocess
 import sys
+import tomllib
 from importlib import import_module
 from pathlib import Path
 
@@ -39,6 +41,16 @@ def test_our_packages_are_the_ones_imported(package: str) -> None:
     file = import_module(package).__file__
     assert file is not None
     assert Path(file).is_relative_to(ROOT)
+
+
+def test_the_license_travels_with_the_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert (project["license"], project["license-files"]) == ("Apache-2.0", ["LICENSE"])
+    text = hashlib.sha256((ROOT / "LICENSE").read_bytes()).hexdigest()
+    assert (
+        text == "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
+    )  # apache.org's
+    assert "LICENSE" in (ROOT / "Dockerfile").read_text()  # the build of the package demands it
 
 
 def test_test_folders_have_no_init_files() -> None:

@@ -6,9 +6,11 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import torch
 from torch import nn
@@ -54,6 +56,13 @@ def submitted(run: Run, files: Files, *more: str) -> str:
     (job,) = [line for line in result.stdout.splitlines() if "broker" not in line]
     assert job.startswith("job_"), "standard output is the id alone, for scripts"
     return job
+
+
+def test_the_version_is_that_of_the_package_and_of_the_service(run: Run, running: Running) -> None:
+    result = run("--version")
+    assert (result.exit_code, result.stdout.strip()) == (0, version("espalier"))
+    document = httpx.get(f"{running.url}/openapi.json").json()
+    assert document["info"]["version"] == result.stdout.strip()
 
 
 def test_submit_says_what_was_asked_for(run: Run, running: Running, files: Files) -> None:
