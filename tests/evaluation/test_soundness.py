@@ -8,15 +8,19 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import fx, nn
 
 from search.evaluation import guard
+from search.evaluation.finetune import FineTuner
 from search.evaluation.guard import UnsoundTorch, require_sound
 from search.evaluation.soundness import LAYOUTS, Case, Layout, cases, findings
 from search.evaluation.training import Training
+from search.spec import FineTuneSpec
+from tests.evaluation.digits import evaluator, job, kept
 from tests.evaluation.unsound import KILLS, WRONG
 
 UNSOUND = "tests.evaluation.unsound"
@@ -145,6 +149,24 @@ def test_fine_tuning_the_demo_network_has_the_gradients_of_float64() -> None:
     assert len(differences) > 20
     # A rectifier's input near 0 may fall on either side; wrong gradients are off by a fifth.
     assert max(differences.values()) < 5e-3
+
+
+def test_short_tuning_and_fine_tuning_train_in_the_form_that_is_swept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = evaluator(job(finetune=FineTuneSpec(epochs=1, batch_size=200)))
+    begun: list[bool] = []
+    begin = Training.begin
+
+    def noted(self: Training, inputs: torch.Tensor) -> list[Any]:
+        begun.append(torch.is_grad_enabled())
+        return begin(self, inputs)
+
+    monkeypatch.setattr(Training, "begin", noted)
+    made.evaluate(kept(0.5), tuning_steps=2, seed=1)
+    assert begun == [True, True]
+    FineTuner(made.network(kept(0.5)), made, seed=5).run(max_seconds=0)
+    assert begun == [True, True, True]
 
 
 @pytest.mark.parametrize(
