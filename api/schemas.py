@@ -180,7 +180,8 @@ def job_view(row: Job, best: Trial | None, trials: int, waiting_for: str | None)
         pause_requested=row.pause_requested_at is not None,
         created_at=moment(row.created_at),
         updated_at=moment(row.updated_at),
-        spec=with_version(row.spec),
+        # It may have been asked for under the id of another upload of the same bytes.
+        spec=with_version(row.spec) | {"network": row.network_id, "dataset": row.dataset_id},
     )
 
 

@@ -9,10 +9,13 @@ import sys
 from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
+from starlette.datastructures import Headers
 
+from api.origins import check_host
 from models.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -59,6 +62,11 @@ def test_what_runs_long_restarts_and_is_watched(name: str) -> None:
     assert check["retries"] >= 1
     assert re.fullmatch(r"\d+s", check["interval"])
     assert SERVICES[name]["restart"] == "unless-stopped"
+
+
+def test_the_health_check_asks_the_api_by_a_name_that_it_answers_to() -> None:
+    (url,) = re.findall(r"https?://[^']+", " ".join(SERVICES["api"]["healthcheck"]["test"]))
+    check_host(Headers({"host": urlsplit(url).netloc}), Settings().host_names)
 
 
 def test_nothing_starts_before_the_migrations() -> None:

@@ -5,20 +5,12 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from models.base import Json
-
 revision = "0006"
 down_revision = "0005"
 branch_labels = None
 depends_on = None
 
-jobs = sa.table(
-    "jobs",
-    sa.column("id", sa.String),
-    sa.column("network_id", sa.String),
-    sa.column("dataset_id", sa.String),
-    sa.column("spec", Json),
-)
+jobs = sa.table("jobs", sa.column("network_id", sa.String), sa.column("dataset_id", sa.String))
 blobs = sa.table("blobs", sa.column("digest", sa.String), sa.column("uses", sa.Integer))
 
 
@@ -37,16 +29,16 @@ def _replacements(table: sa.TableClause) -> list[tuple[str, str, str]]:
 
 
 def _merge(kind: str) -> None:
-    """Let jobs name the row that stays, in their specifications too, and drop the others."""
+    """Let jobs name the row that stays, and drop the others.
+
+    Specifications keep what they were asked for: checkpoints of running jobs are matched by them.
+    """
     bind = op.get_bind()
     columns = ("id", "digest", "created_at")
     table = sa.table(f"{kind}s", *(sa.column(name) for name in columns))
     reference = jobs.c[f"{kind}_id"]
     for gone, kept, digest in _replacements(table):
-        named = bind.execute(sa.select(jobs.c.id, jobs.c.spec).where(reference == gone)).all()
-        for job, spec in named:
-            values = {reference.name: kept, "spec": {**spec, kind: kept}}
-            bind.execute(sa.update(jobs).where(jobs.c.id == job).values(values))
+        bind.execute(sa.update(jobs).where(reference == gone).values({reference.name: kept}))
         bind.execute(sa.delete(table).where(table.c.id == gone))
         bind.execute(sa.update(blobs).where(blobs.c.digest == digest).values(uses=blobs.c.uses - 1))
 
