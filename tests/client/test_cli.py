@@ -458,6 +458,13 @@ def no_example():
 
 def broken():
     raise ValueError("no weights here")
+
+class Squeezed(torch.nn.Linear):
+    def forward(self, x):
+        return super().forward(x).squeeze()  # the line
+
+def squeezed():
+    return Squeezed(4, 2), torch.zeros(1, 4)
 """
 
 
@@ -475,8 +482,14 @@ def test_pack_runs_the_users_own_function(run: Run, tmp_path: Path) -> None:
         "--name",
         "pets",
     ]
+    result = run("pack", f"{source}:squeezed", "-o", target)
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.stderr.split())
+    assert "warning: operator aten.squeeze.default" in said
+    assert "# the line" in said
     result = run("pack", f"{source}:trained", "-o", target, *options)
     assert result.exit_code == 0, result.output
+    assert "warning" not in result.output
     view = json.loads(run("describe", target, "--json").stdout)
     assert view["description"]["classes"] == ["cat", "dog"]
     assert view["description"]["cost"]["macs"] == 4 * 8 + 8 * 2

@@ -56,7 +56,7 @@ def various() -> nn.Module:
         return Various().eval()
 
 
-@pytest.fixture(scope="module", params=["whole", "cut", "rebuilt"])
+@pytest.fixture(scope="module", params=["whole", "cut"])
 def network(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> fx.GraphModule:
@@ -67,8 +67,6 @@ def network(
         kept = tuple(tuple(range(1, group.channels)) for group in space.groups)
         assert kept
         loaded = apply(loaded, space, kept)
-    if request.param == "rebuilt":
-        loaded = espalier.load(espalier.pack(loaded, X, path))
     return loaded
 
 
