@@ -53,6 +53,9 @@ class NetworkDescription(_Frozen):
         "jobs score and train by what feeds it; null if it yields class scores, or if it was "
         "uploaded before this was looked for",
     )
+    notes: tuple[str, ...] = Field(
+        (), description="where the packed network does not do what the original did"
+    )
     classes: tuple[str, ...] = Field(description="empty if the package names none")
     operators: dict[str, int] = Field(description="how often each operator and module is called")
     cost: dict[str, int] = Field(
@@ -89,6 +92,7 @@ def describe_network(path: Path) -> tuple[str, NetworkDescription]:
         inputs=tuple(_tensor(name, kind) for name, kind in graph.inputs.items()),
         outputs=tuple(_tensor(name, types[name]) for name in graph.outputs),
         head=None if head is None else head.kind,
+        notes=package.manifest.notes,
         classes=package.manifest.classes,
         operators=dict(sorted(kinds.items(), key=lambda item: (-item[1], item[0]))),
         cost=dict(cost.full),

@@ -44,6 +44,8 @@ def _show_network(view: dict[str, Any]) -> None:
         head = about.get("head") if word == "outputs" else None
         made = f": {_HEADS.get(head, head)}; jobs go by what feeds it" if head else ""
         out.print(f"{word}: {escape(shown)}{made}")
+    for note in about.get("notes", ()):
+        out.print(f"note: {escape(note)}")
     costs = Table("cost", "now", "smallest reachable", box=box.SIMPLE_HEAD)
     for name, label in COSTS.items():
         now, least = about["cost"][name], about["smallest_cost"][name]

@@ -106,7 +106,7 @@ class Network(fx.GraphModule):
         return super().__getattr__(name) if found is None else found
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # What the original registered may be named as an attribute is that `GraphModule` sets.
+        # A module of the original may have the name of an attribute that `GraphModule` sets.
         own = name in self.__dict__ or hasattr(type(self), name)
         if own and held(self, name) is not None:
             object.__setattr__(self, name, value)

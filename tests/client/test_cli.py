@@ -487,6 +487,9 @@ def test_pack_runs_the_users_own_function(run: Run, tmp_path: Path) -> None:
     said = " ".join(result.stderr.split())
     assert "warning: operator aten.squeeze.default" in said
     assert "# the line" in said
+    described = " ".join(run("describe", target).stdout.split())
+    assert "note: operator aten.squeeze.default" in described
+    assert "# the line" not in described
     result = run("pack", f"{source}:trained", "-o", target, *options)
     assert result.exit_code == 0, result.output
     assert "warning" not in result.output
