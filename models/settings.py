@@ -32,7 +32,7 @@ class Settings(BaseSettings):
     )
     max_upload_bytes: int = Field(8 * 2**30, ge=1, description="largest network or dataset")
     examination_cpu_s: float = Field(
-        20.0, gt=0, description="processor time to examine an upload, beside that for its bytes"
+        10.0, gt=0, description="processor time to examine an upload, beside that for its bytes"
     )
     examination_memory_bytes: int = Field(
         2 * 2**30, ge=2**28, description="address space of a process that examines an upload"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,8 +15,22 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from espalier.cli.console import COSTS, URL, Url, ago, connected, err, out, quantity, reasons, size
-from espalier.cli.submitting import known, sent
+from espalier.cli.console import (
+    COSTS,
+    URL,
+    Url,
+    ago,
+    connected,
+    err,
+    errors_as_lines,
+    fail,
+    out,
+    quantity,
+    reasons,
+    size,
+)
+from espalier.cli.submitting import known
+from espalier.format.errors import EspalierError
 
 _DATA = (".npz", ".safetensors", ".zip", ".tar")
 _SPLITS = {"train": "training", "holdout": "hold-out", "test": "test"}
@@ -33,10 +50,42 @@ def _shape(values: list[int]) -> str:
     return "x".join(map(str, values)) or "scalar"
 
 
+class Refused(EspalierError):
+    """A file that cannot be used; `code` is that of the service's problem."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def _examined(kind: str, path: Path) -> dict[str, Any]:
+    """What a service would tell of a file, but for the id.
+
+    Raises:
+        Refused: it would refuse it.
+    """
+    command = [sys.executable, "-P", "-m", "search.examination", kind, str(path.absolute())]
+    done = subprocess.run(  # noqa: S603  (our own command)
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False
+    )
+    if done.returncode != 0:
+        fail(f"{path} could not be examined, for the reason above: report it")
+    found: dict[str, Any] = json.loads(done.stdout)
+    if "code" in found:
+        raise Refused(found["code"], f"{path}: {found['message']}")
+    name = found["name"] or path.name
+    return {**found, "name": name, "size_bytes": path.stat().st_size}
+
+
+def _show_title(view: dict[str, Any]) -> None:
+    """Name, and the id of what is in a service."""
+    out.print("  ".join([f"[bold]{escape(view['name'])}[/]", *filter(None, [view.get("id")])]))
+
+
 def _show_network(view: dict[str, Any]) -> None:
     """What it is, what it costs, what can be pruned and what cannot."""
     about = view["description"]
-    out.print(f"[bold]{escape(view['name'])}[/]  {view['id']}")
+    _show_title(view)
     for word in ("inputs", "outputs"):
         shown = ", ".join(
             f"{item['name']} {_shape(item['shape'])} {item['dtype']}" for item in about[word]
@@ -69,7 +118,7 @@ def _splits(about: dict[str, Any]) -> str:
 def _show_dataset(view: dict[str, Any]) -> None:
     """Its examples, splits and labels."""
     about = view["description"]
-    out.print(f"[bold]{escape(view['name'])}[/]  {view['id']}")
+    _show_title(view)
     out.print(f"examples: {_shape(about['example_shape'])} {about['dtype']}, {about['kind']}")
     out.print(f"splits: {_splits(about)}")
     if not about["labelled"]:
@@ -93,7 +142,7 @@ def _list(
         out.print_json(data=found)
         return
     if not found:
-        err.print("nothing was uploaded; `espalier submit` and `describe` send files")
+        err.print("nothing was uploaded; `espalier submit` sends files")
         return
     table = Table(box=box.SIMPLE_HEAD)
     for title in ("id", "name", *titles, "size", "uploaded"):
@@ -140,13 +189,20 @@ def register(app: typer.Typer) -> None:
         as_json: AsJson = False,
         url: Url = URL,
     ) -> None:
-        """Show a network's costs, what of it can be pruned, what not and why; or what data hold."""
+        """Show a network's costs, what of it can be pruned, what not and why; or what data hold.
+
+        A file is looked at here and not sent: no service has to run.
+        """
         data = Path(given).suffix in _DATA or (given.startswith("data_") and "." not in given)
         kind, show = ("dataset", _show_dataset) if data else ("network", _show_network)
         known(kind, given)
-        with connected(url) as client:
-            view = sent(client, kind, given)
-            if as_json:
-                out.print_json(data=view)
-            else:
-                show(view)
+        if Path(given).is_file():
+            with errors_as_lines():
+                view = _examined(kind, Path(given))
+        else:
+            with connected(url) as client:
+                view = client.network(given) if kind == "network" else client.dataset(given)
+        if as_json:
+            out.print_json(data=view)
+        else:
+            show(view)

@@ -8,7 +8,10 @@ from typing import Literal, get_args
 Kind = Literal["network", "dataset"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-CPU_S = 20.0
+CPU_S = 10.0
+"""DenseNet-264, ResNet-1202 and EfficientNet-B7 take 1 s; the most that the limits of the analysis
+let through takes 4 s."""
+
 MEMORY_BYTES = 2 * 2**30
 VERDICT_BYTES = 32 * 2**20
 """The longest verdict: names of classes take 1 MiB, groups and reasons of a large network less."""

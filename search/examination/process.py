@@ -34,7 +34,7 @@ class TooCostly(Refused):
         super().__init__(
             f"{kind}.too_costly",
             f"the examination of this {kind} {found}: send a simpler or smaller one, or raise "
-            "ESPALIER_EXAMINATION_CPU_S or ESPALIER_EXAMINATION_MEMORY_BYTES of the service",
+            "ESPALIER_EXAMINATION_CPU_S or ESPALIER_EXAMINATION_MEMORY_BYTES where it is examined",
         )
 
 
@@ -66,7 +66,8 @@ class Examination:
         env = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         env |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # each takes address space
         self._process = subprocess.Popen(  # noqa: S603  (our own command)
-            [sys.executable, "-m", "search.examination.child", kind, str(path), *limits],
+            # Not from the folder that it is started in, which may hold a `search` of its own.
+            [sys.executable, "-P", "-m", "search.examination.child", kind, str(path), *limits],
             env=env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -14,10 +14,11 @@ import psutil
 import pytest
 
 import migrations
+from espalier.format.ir import Graph
 from models.settings import Settings
 from tests.api.fixtures import Running, serving
 from tests.api.test_problems import problem
-from tests.costly import long_chain, package, wide_layer
+from tests.costly import long_chain, many_reads, outer_product, package, wide_layer
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,19 @@ def test_a_file_that_takes_memory_is_refused(strict: Running, tmp_path: Path) ->
     content = package(wide_layer(2**20), tmp_path / "wide").read_bytes()
     answer = httpx.post(f"{strict.url}/v1/networks", content=content, timeout=120)
     assert "256 MiB of memory" in problem(answer, 422, "network.too_costly")["detail"]
+
+
+@pytest.mark.parametrize(
+    ("make", "code"),
+    [(lambda: outer_product(3, 90), "cost.too_large"), (many_reads, "graph.limit")],
+    ids=["terms", "reads"],
+)
+def test_a_network_that_is_dear_to_analyse_is_refused(
+    running: Running, tmp_path: Path, make: Callable[[], Graph], code: str
+) -> None:
+    content = package(make(), tmp_path / "dear").read_bytes()
+    answer = httpx.post(f"{running.url}/v1/networks", content=content, timeout=120)
+    assert "limit" in problem(answer, 422, code)["detail"]
 
 
 def test_an_examination_ends_with_its_client(running: Running, tmp_path: Path) -> None:

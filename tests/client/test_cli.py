@@ -134,6 +134,29 @@ def test_a_missing_file_is_told_before_anything_is_sent(
         assert len(list(client.networks())) == before
 
 
+def test_describe_of_a_file_needs_no_service(
+    run: Run, running: Running, files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Client(running.url) as client:
+        network, dataset = (
+            client.upload_network(files.package),
+            client.upload_dataset(files.dataset),
+        )
+    told = {view["id"]: run("describe", view["id"]).stdout for view in (network, dataset)}
+    (tmp_path / "search.py").write_text("raise SystemExit('this is not ours')")
+    monkeypatch.chdir(tmp_path)  # a user's folder, with modules of its own
+    monkeypatch.setenv("ESPALIER_URL", "http://127.0.0.1:9")
+    for path, view in ((files.package, network), (files.dataset, dataset)):
+        found = json.loads(run("describe", path, "--json").stdout)
+        assert found == {name: view[name] for name in ("name", "description", "size_bytes")}
+        shown = run("describe", path).stdout
+        assert shown == told[view["id"]].replace(f"  {view['id']}", "")
+    wrong = tmp_path / "wrong.espalier"
+    wrong.write_bytes(b"not a package" * 100)
+    refused(run("describe", wrong), 1, "wrong.espalier", "no zip file", "espalier.pack")
+    refused(run("describe", network["id"]), 1, "no answer from http://127.0.0.1:9")
+
+
 def test_describe_shows_what_can_be_pruned_and_what_not(run: Run, files: Files) -> None:
     result = run("describe", files.package)
     assert result.exit_code == 0, result.output
@@ -152,9 +175,12 @@ def test_describe_says_that_a_network_yields_probabilities(run: Run, tmp_path: P
     assert line.endswith("3 float32: probabilities (softmax); jobs go by what feeds it")
 
 
-def test_what_was_uploaded_is_listed_and_described(run: Run, files: Files) -> None:
-    network = json.loads(run("describe", files.package, "--json").stdout)["id"]
-    dataset = json.loads(run("describe", files.dataset, "--json").stdout)["id"]
+def test_what_was_uploaded_is_listed_and_described(
+    run: Run, running: Running, files: Files
+) -> None:
+    with Client(running.url) as client:
+        network = client.upload_network(files.package)["id"]
+        dataset = client.upload_dataset(files.dataset)["id"]
     (line,) = [line for line in run("networks").stdout.splitlines() if network in line]
     for words in ("tiny ", "78.4 k", "ago"):
         assert words in line

@@ -14,6 +14,7 @@ from search.graph import TooManyPositions, shrink, space_of
 from search.graph.atoms import LIMIT, READ
 from search.graph.couple import OPERATOR_RULES
 from search.graph.rules_modules import MODULE_RULES
+from tests.costly import many_reads
 from tests.counting import counting
 from tests.graph.sketch import Sketch
 
@@ -79,14 +80,6 @@ def test_what_would_take_too_much_memory_is_refused(make: Callable[[], Graph]) -
     graph = make()
     with bounded_work(graph), pytest.raises(TooManyPositions, match="positions"):
         space_of(graph)
-
-
-def many_reads() -> Graph:
-    """Each of 500 layers reads up to 500 others."""
-    s = Sketch()
-    first = [s.linear(s.input(1), 2) for _ in range(500)]
-    second = [s.linear(s.op("cat", *first[i:], dim=1), 2) for i in range(499)]
-    return s.graph(s.linear(s.op("cat", *second, dim=1), 4))
 
 
 def test_what_reads_too_many_others_is_refused() -> None:
