@@ -79,8 +79,8 @@ class Atoms:
         self._spent += positions
         if self._spent > self._limit:
             raise TooManyPositions(
-                f"the coupling of this network's channels takes more than {self._limit} positions: "
-                "use smaller images, or a network with fewer or narrower layers, or layers that "
+                f"the coupling of this network's channels takes {self._spent} positions or more, "
+                f"above the limit of {self._limit}: use smaller images, or a network with fewer or narrower layers, or layers that "
                 "read fewer others"
             )
 
