@@ -80,8 +80,8 @@ class Atoms:
         if self._spent > self._limit:
             raise TooManyPositions(
                 f"the coupling of this network's channels takes {self._spent} positions or more, "
-                f"above the limit of {self._limit}: use smaller images, or a network with fewer or narrower layers, or layers that "
-                "read fewer others"
+                f"above the limit of {self._limit}: use smaller images, or a network with fewer or "
+                "narrower layers, or layers that read fewer others"
             )
 
     def fresh(self, count: int) -> IntArray:
