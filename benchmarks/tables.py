@@ -85,6 +85,38 @@ def faults() -> str:
     return _table(head, rows) + "\n\n" + _commands(records)
 
 
+def soundness() -> str:
+    """How many convolutions were wrong, through our forms and plain torch's, and what ours cost."""
+    records = _load("soundness.json")
+    head = ["processor, layout", "cases", "ours, 1 thread", "2 threads"]
+    head += ["plain torch, 1 thread", "2 threads"]
+    rows = []
+    for record in records:
+        by_place: dict[str, dict[tuple[str, int], dict[str, Any]]] = {}
+        for entry in record["sweeps"]:
+            place = f"{entry['processor']}, {entry['layout'].replace('_', ' ')}"
+            by_place.setdefault(place, {})[entry["forms"], entry["threads"]] = entry
+        for place, entries in by_place.items():
+            wrong = [
+                f"{'at least ' if entry['stopped'] else ''}{entry['wrong']}"
+                for entry in (
+                    entries[forms, threads]
+                    for forms in ("ours", "plain torch")
+                    for threads in (1, 2)
+                )
+            ]
+            rows.append([place, str(entries["ours", 1]["cases"]), *wrong])
+    tables = _table(head, rows)
+    for record in records:
+        ways = [way for way in next(iter(record["costs"].values())) if way != "ours"]
+        costs = [
+            [network, *(f"{ratios[way]:.2f}" for way in ways)]
+            for network, ratios in record["costs"].items()
+        ]
+        tables += "\n\n" + _table(["a step of training, relative to ours", *ways], costs)
+    return tables + "\n\n" + _commands(records)
+
+
 def boundaries() -> str:
     """How often each process was killed at a boundary between steps, and what became of it."""
     records = _load("boundaries.json")
@@ -279,6 +311,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "curve": curve,
     "finetune": finetune,
     "reconstruct": reconstruct,
+    "soundness": soundness,
     "faults": faults,
     "boundaries": boundaries,
     "fulldisk": fulldisk,
