@@ -53,6 +53,16 @@ def test_the_license_travels_with_the_package() -> None:
     assert "LICENSE" in (ROOT / "Dockerfile").read_text()  # the build of the package demands it
 
 
+def test_no_test_takes_the_time_of_its_work() -> None:
+    """What a busy machine makes longer: count operations, or compare within the process."""
+    clocks = re.compile(r"perf_counter|process_time|thread_time|getrusage")
+    for path in (ROOT / "tests").rglob("*.py"):
+        if path != Path(__file__):
+            text = path.read_text()
+            assert not clocks.search(text), path
+            assert text.count("@settings(") <= text.count("deadline=None"), path
+
+
 def test_test_folders_have_no_init_files() -> None:
     """One in `tests/search` would shadow the package `search`."""
     assert not list((ROOT / "tests").rglob("__init__.py"))
