@@ -46,28 +46,52 @@ class Analysis:
         space = space_of(graph)
         return cls(space, CostModel(space))
 
+    @property
+    def size_bytes(self) -> int:
+        """About what it takes: nodes, positions of channels, tables of coefficients."""
+        members = (member for group in self.space.groups for member in group.members)
+        positions = sum(len(member.positions) * len(member.positions[0]) for member in members)
+        return 1000 * len(self.space.graph.nodes) + 110 * positions + 8 * self.cost.terms.entries
+
 
 class Analyses:
-    """The networks analysed last, by digest. Safe to share between threads."""
+    """The networks analysed last, by digest. Safe to share between threads.
 
-    def __init__(self, keep: int = 16) -> None:
-        self._keep = keep
+    They are made one at a time: each may take seconds and, for a while, hundreds of MiB.
+
+    Args:
+        size_bytes: the most that those that are kept take; EfficientNet-B7 takes 120 MiB.
+    """
+
+    def __init__(self, size_bytes: int = 400 * 2**20) -> None:
+        self._size_bytes = size_bytes
         self._known: OrderedDict[str, Analysis] = OrderedDict()
         self._lock = threading.Lock()
+        self._making = threading.Lock()
 
     def get(self, digest: str, make: Callable[[], Analysis]) -> Analysis:
         """The analysis of that network; made if it is not among those kept."""
+        known = self._kept(digest)
+        if known is not None:
+            return known
+        with self._making:
+            known = self._kept(digest)  # of another thread, meanwhile
+            if known is None:
+                known = make()
+                self._keep(digest, known)
+        return known
+
+    def _kept(self, digest: str) -> Analysis | None:
         with self._lock:
-            known = self._known.get(digest)
-            if known is not None:
+            if digest in self._known:
                 self._known.move_to_end(digest)
-                return known
-        made = make()
+            return self._known.get(digest)
+
+    def _keep(self, digest: str, made: Analysis) -> None:
         with self._lock:
             self._known[digest] = made
-            while len(self._known) > self._keep:
+            while sum(each.size_bytes for each in self._known.values()) > self._size_bytes:
                 self._known.popitem(last=False)
-        return made
 
 
 @contextmanager

@@ -28,12 +28,14 @@ class Terms:
 
     Attributes:
         spent: terms so far.
+        entries: of all tables of coefficients.
     """
 
     def __init__(self, limit: int = TERMS, entries: int = ENTRIES) -> None:
         self.spent = 0
+        self.entries = 0
         self._limit = limit
-        self._entries = entries
+        self._largest = entries
 
     def spend(self, count: int) -> None:
         """Account for terms before they are computed.
@@ -55,8 +57,9 @@ class Terms:
         Raises:
             NetworkTooLarge: it has too many entries.
         """
-        if rows * columns > self._entries:
+        self.entries += rows * columns
+        if rows * columns > self._largest:
             raise NetworkTooLarge(
                 f"the cost of the network takes a table of {rows} x {columns} coefficients, above "
-                f"the limit of {self._entries}: use a network with fewer channel groups"
+                f"the limit of {self._largest}: use a network with fewer channel groups"
             )
