@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -147,6 +148,27 @@ def tensors_of(network: nn.Module) -> dict[str, Tensor]:
     if missing:
         raise FormatError(f"tensor {missing[0]} is missing")
     return {name: held[name].detach() for name in graph_of(network).stored}
+
+
+def as_built(network: nn.Module) -> TypeGuard[Network]:
+    """Whether a network still does what its graph says: no code or module was replaced since."""
+    if not isinstance(network, Network) or not network.has_its_code():
+        return False
+    return all(
+        _is(network.get_submodule(path), module)
+        for path, module in graph_of(network).modules.items()
+    )
+
+
+def _is(found: nn.Module, module: Module) -> bool:
+    """Whether it is what `_module` makes; a module calls its constructor's arguments the same."""
+    if type(found) is not KINDS[module.kind]:
+        return False
+    for name, value in module.args.items():
+        held = getattr(found, name)
+        if (held is not None if name == "bias" else held) != value:
+            return False
+    return True
 
 
 def load(path: str | Path) -> Network:

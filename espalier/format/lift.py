@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from espalier.format.build import build, graph_of, tensors_of
+from espalier.format.build import as_built, build, graph_of, tensors_of
 from espalier.format.check import check
 from espalier.format.classes import check_classes
 from espalier.format.errors import EspalierError, FormatError
@@ -24,7 +24,6 @@ from espalier.format.ir import Graph
 from espalier.format.lift_calls import compare, pruned, start, translate
 from espalier.format.lift_context import unsupported
 from espalier.format.lift_export import Example, examples, export, settled
-from espalier.format.network import Network
 from espalier.format.package import Preprocessing, write_package
 
 
@@ -118,7 +117,8 @@ def pack(
     """Write a network as a package that loads without its class.
 
     Args:
-        network: any module; one that `load` or `build` made is written with its own graph.
+        network: any module; one that `load` or `build` made is written with its own graph, unless
+            its code or its modules were changed since.
         example: an input, or a tuple of them, batch first.
         preprocessing: how raw data becomes the network's input.
         classes: names of the outputs, if it classifies; one for each, or none.
@@ -128,7 +128,7 @@ def pack(
     Raises:
         FormatError: see `lift`; or names for more or fewer classes than there are scores.
     """
-    if isinstance(network, Network):
+    if as_built(network):
         graph = _with_frozen(graph_of(network), network)
         tensors = {key: _copied(value) for key, value in tensors_of(network).items()}
         notes = network.meta["manifest"].notes if "manifest" in network.meta else ()

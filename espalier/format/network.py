@@ -140,9 +140,12 @@ class Network(fx.GraphModule):
         type(result).__name__ = type(self).__name__
         return result
 
+    def has_its_code(self) -> bool:
+        """Whether the code is still that of its graph; `torch.fx` allows to edit it."""
+        return _source(self._graph) == _source(write(self.meta["espalier"], self._targets))
+
     def __reduce__(self) -> tuple[Any, ...]:
-        graph = self.meta["espalier"]
-        if _source(self._graph) != _source(write(graph, self._targets)):
+        if not self.has_its_code():
             if self._paths:
                 names = ", ".join(self._paths.values())
                 raise TypeError(

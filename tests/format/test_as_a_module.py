@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 import espalier
-from espalier.format.build import graph_of
+from espalier.format.build import as_built, graph_of
 from espalier.format.lift import PackingWarning, lift
 from espalier.format.package import read_package
 from search.export.onnx import export_onnx
@@ -142,6 +142,25 @@ def _positive(network: nn.Module) -> nn.Module:
             return result
 
     return Negated()
+
+
+def test_what_was_changed_is_packed_as_it_is_now(network: fx.GraphModule, tmp_path: Path) -> None:
+    """Another layer with tensors of the same shapes, or other code, is not lost."""
+    layer = copy.deepcopy(network)
+    conv = layer.get_submodule("conv")
+    assert isinstance(conv, nn.Conv2d)
+    layer.norm = nn.BatchNorm2d(conv.out_channels, eps=0.5)
+    code = copy.deepcopy(network)
+    for node in code.graph.nodes:
+        if node.target is torch.nn.functional.relu:
+            node.target = torch.nn.functional.gelu
+    code.recompile()
+    assert as_built(network)
+    for changed in (layer, code):
+        assert not as_built(changed)
+        found = espalier.load(espalier.pack(changed.eval(), X, tmp_path / "n"))
+        assert torch.equal(found(X), changed(X))
+        assert not torch.equal(found(X), network(X))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
