@@ -64,7 +64,7 @@ def described(module: str, figures: dict[str, Any]) -> dict[str, Any]:
 
 def save(name: str, module: str, figures: dict[str, Any]) -> Path:
     """Write `results/NAME.json`, see `described`."""
-    RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(described(module, figures), indent=2) + "\n")
     return path

@@ -1,0 +1,1 @@
+"""A service of one's own, attacked from outside; see `__main__`."""
