@@ -12,7 +12,7 @@ from typing import BinaryIO
 import httpx
 
 from espalier.connection import Connection, Json, checked, decoded
-from espalier.errors import DownloadCorrupt, Unreachable
+from espalier.errors import ApiError, DownloadCorrupt, Unreachable
 
 _CHUNK = 1 << 20
 _ANALYSIS_S = 600.0  # an upload is analysed before it is answered
@@ -66,7 +66,13 @@ def fetch(
         report(item["size_bytes"])
         return path
     for _ in range(2):  # what an earlier download left may be of another file: once more
-        _complete(connection, url, item, part, report)
+        try:
+            _complete(connection, url, item, part, report)
+        except ApiError as error:
+            if error.code != "blob.corrupt":
+                raise
+            part.unlink(missing_ok=True)
+            raise DownloadCorrupt(f"{name} at {url}: {error}") from error
         if sha256_of(part) == digest:
             part.replace(path)
             return path
