@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import tracemalloc
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +11,12 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.attack.packages import members_of
 from espalier.format.build import load
 from espalier.format.errors import EspalierError
 from espalier.format.lift import pack
 from espalier.format.package import read_package
 from tests.counting import counting
-
-MEMBERS = ("graph.json", "weights.safetensors", "manifest.json")
 
 
 def small(folder: Path) -> dict[str, bytes]:
@@ -30,28 +26,7 @@ def small(folder: Path) -> dict[str, bytes]:
         nn.Conv2d(2, 3, 3, padding=1), nn.BatchNorm2d(3), nn.GELU(), nn.Flatten(), nn.Linear(48, 2)
     )
     path = pack(network.eval(), torch.randn(2, 2, 4, 4), folder / "small.espalier")
-    with zipfile.ZipFile(path) as archive:
-        return {name: archive.read(name) for name in MEMBERS}
-
-
-def sealed(members: dict[str, bytes]) -> dict[str, bytes]:
-    """With the manifest's digests made right again, so that deeper checks are reached."""
-    manifest = json.loads(members["manifest.json"])
-    for name in MEMBERS[:2]:
-        manifest["digests"][name] = hashlib.sha256(members[name]).hexdigest()
-    return {**members, "manifest.json": json.dumps(manifest).encode()}
-
-
-def archive(members: dict[str, bytes], **options: Any) -> bytes:
-    """A zip file of them."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", **options) as target:
-        for name, data in members.items():
-            info = zipfile.ZipInfo(name)
-            info.compress_type = options.get("compression", zipfile.ZIP_STORED)
-            info.external_attr = 0o100644 << 16
-            target.writestr(info, data)
-    return buffer.getvalue()
+    return members_of(path.read_bytes())
 
 
 def header_of(weights: bytes) -> tuple[dict[str, Any], bytes]:

@@ -6,9 +6,10 @@ import struct
 import zipfile
 from pathlib import Path
 
+from benchmarks.attack.packages import MEMBERS, archive, sealed
 from espalier.format.errors import CorruptPackage, FormatError
 from espalier.format.package import read_package
-from tests.format.handmade import MEMBERS, archive, refusal, sealed
+from tests.format.handmade import refusal
 
 
 def test_a_sound_package_by_hand_is_read(members: dict[str, bytes], tmp_path: Path) -> None:

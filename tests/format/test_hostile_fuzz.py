@@ -8,40 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.attack.packages import hostile
 from espalier.format.build import load
 from espalier.format.errors import EspalierError
 from tests.counting import counting
-from tests.format.handmade import MEMBERS, archive, sealed
-
-
-def _mutated(data: bytes, source: random.Random) -> bytes:
-    changed = bytearray(data)
-    for _ in range(source.randint(1, 4)):
-        at = source.randrange(len(changed))
-        kind = source.randrange(4)
-        if kind == 0:
-            changed[at] ^= 1 << source.randrange(8)
-        elif kind == 1:
-            del changed[at : at + source.randint(1, 40)]
-        elif kind == 2:
-            start = source.randrange(len(data))
-            changed[at:at] = data[start : start + source.randint(1, 40)]
-        else:
-            changed[at : at + 1] = source.choice(
-                [b"0", b"-1", b"null", b"[]", b'"', b"{", b"9" * 12]
-            )
-        if not changed:
-            return b""
-    return bytes(changed)
-
-
-def _hostile(members: dict[str, bytes], source: random.Random, turn: int) -> bytes:
-    """A package with mutations in the whole file, or in one member under right digests."""
-    if turn % 4 == 0:
-        return _mutated(archive(members), source)
-    name = MEMBERS[turn % 4 - 1]
-    changed = {**members, name: _mutated(members[name], source)}
-    return archive(changed if name == "manifest.json" else sealed(changed))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -52,7 +22,7 @@ def test_fuzz(seed: int, members: dict[str, bytes], tmp_path: Path) -> None:
     tracemalloc.start()
     try:
         for turn in range(160):
-            path.write_bytes(_hostile(members, source, turn))
+            path.write_bytes(hostile(members, source, turn))
             tracemalloc.reset_peak()
             before = tracemalloc.get_traced_memory()[0]
             with counting() as counter:

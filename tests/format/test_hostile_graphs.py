@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.attack.packages import archive, sealed
 from espalier.format.codec import graph_from_json
 from espalier.format.errors import (
     EspalierError,
@@ -16,7 +17,7 @@ from espalier.format.errors import (
     LimitExceeded,
     UnsupportedOperator,
 )
-from tests.format.handmade import archive, refusal, sealed
+from tests.format.handmade import refusal
 
 
 def _node(graph: dict[str, Any], op: str) -> dict[str, Any]:

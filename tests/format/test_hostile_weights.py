@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks.attack.packages import archive, sealed
 from espalier.format.errors import FormatError
-from tests.format.handmade import archive, header_of, refusal, sealed, weights_of
+from tests.format.handmade import header_of, refusal, weights_of
 
 
 def _swap(header: dict[str, Any]) -> None:
