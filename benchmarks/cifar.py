@@ -18,7 +18,7 @@ from PIL import Image
 from torch import nn
 
 from benchmarks import networks
-from espalier.format.package import Preprocessing
+from espalier.format.manifest import Preprocessing
 
 SHEET = 1024  # tiles on a sheet, 32 rows of 32
 PREPROCESSING = Preprocessing(scale=1 / 255, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))

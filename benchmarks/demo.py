@@ -25,7 +25,7 @@ from rich.table import Table
 import espalier
 from benchmarks.digits import save_digits, train
 from benchmarks.service import running
-from espalier.format.package import Preprocessing
+from espalier.format.manifest import Preprocessing
 
 ROOT = Path("var/demo")
 JOB = {

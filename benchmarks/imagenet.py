@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.cifar import folder
-from espalier.format.package import Preprocessing
+from espalier.format.manifest import Preprocessing
 
 PREPROCESSING = Preprocessing(scale=1 / 128, mean=(1.0,))  # (raw - 128) / 128
 _WHOLE, _CENTRE = (0, 0, 256, 256), (16, 16, 240, 240)

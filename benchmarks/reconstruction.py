@@ -33,7 +33,7 @@ from benchmarks import cifar, imagenet, networks, trained
 from benchmarks.comparison import spread
 from benchmarks.record import RESULTS, save
 from espalier.format.build import graph_of, load
-from espalier.format.package import Preprocessing
+from espalier.format.manifest import Preprocessing
 from search.context import Problem
 from search.evaluation.data import load_dataset
 from search.evaluation.evaluator import Evaluator

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import espalier
 from benchmarks import cifar, imagenet, networks, trained
-from espalier.format.package import Preprocessing
+from espalier.format.manifest import Preprocessing
 from search.spec import Metric
 
 Arrays = dict[str, NDArray[Any]]

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import espalier
 from benchmarks.cifar import folder as data_folder
-from espalier.format.package import Preprocessing
+from espalier.format.manifest import Preprocessing
 from search.evaluation.augment import augment
 
 FOLDER = Path("var/benchmarks/trained")

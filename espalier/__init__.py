@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from espalier.client import Client as Client
     from espalier.format.build import load as load
     from espalier.format.lift import pack as pack
-    from espalier.format.package import Preprocessing as Preprocessing
+    from espalier.format.manifest import Preprocessing as Preprocessing
 
 _HOME = {
     "pack": "espalier.format.lift",
     "load": "espalier.format.build",
-    "Preprocessing": "espalier.format.package",
+    "Preprocessing": "espalier.format.manifest",
     "Client": "espalier.client",
 }
 __all__ = ["Client", "Preprocessing", "load", "pack"]

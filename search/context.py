@@ -10,7 +10,8 @@ from torch.fx import GraphModule
 from espalier.format.build import load
 from espalier.format.codec import graph_from_json
 from espalier.format.ir import Graph
-from espalier.format.package import Manifest, read_package
+from espalier.format.manifest import Manifest
+from espalier.format.package import read_package
 from search.cost import Budget, CostModel, choices_of
 from search.evaluation.data import Dataset, load_dataset
 from search.evaluation.evaluator import Evaluator

@@ -17,7 +17,7 @@ import torch
 from benchmarks.digits import save_digits, train
 from espalier.format.build import load
 from espalier.format.lift import pack
-from espalier.format.package import Preprocessing
+from espalier.format.manifest import Preprocessing
 from search import context, engine
 from search.cost import CostModel, UnreachableBudget
 from search.evaluation import checkpoint, guard

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from rich.markup import escape
 
 from espalier.cli.console import err, errors_as_lines, fail, out, size
-from espalier.format.package import Preprocessing, malformed
+from espalier.format.manifest import Preprocessing, malformed
 
 _EXAMPLE = """\
 The function returns the network and an example input (a tensor, or a tuple of them):

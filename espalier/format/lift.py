@@ -24,7 +24,8 @@ from espalier.format.ir import Graph
 from espalier.format.lift_calls import compare, pruned, start, translate
 from espalier.format.lift_context import unsupported
 from espalier.format.lift_export import Example, examples, export, settled
-from espalier.format.package import Preprocessing, write_package
+from espalier.format.manifest import Preprocessing
+from espalier.format.package import write_package
 
 
 class PackingWarning(UserWarning):

@@ -12,77 +12,28 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import ValidationError
 
-from espalier.format import strict_json
 from espalier.format.archive import Member, read_bytes, read_members, write_members
 from espalier.format.check import DEFAULT_LIMITS, Limits
 from espalier.format.codec import graph_from_json, graph_to_json
 from espalier.format.errors import CorruptPackage, FormatError, LimitExceeded
-from espalier.format.ir import Graph, size
+from espalier.format.ir import Graph
+from espalier.format.manifest import (
+    Manifest,
+    check_manifest,
+    input_specs,
+    malformed,
+    manifest_from_json,
+)
 from espalier.format.safetensors_header import Span, check_header, header, size_bytes
-from espalier.format.versions import Version, version_of
-from espalier.text import Line
+from espalier.format.versions import version_of
 
 _PIECE = 2**22
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class Preprocessing(_Frozen):
-    """How raw data becomes the network's input: `(raw * scale - mean) / std`.
-
-    `mean` and `std` have one value for each channel (dimension 1), or are empty.
-    """
-
-    scale: float = 1.0
-    mean: tuple[float, ...] = Field((), max_length=65_536)
-    std: tuple[float, ...] = Field((), max_length=65_536)
-
-    @model_validator(mode="after")
-    def _usable(self) -> Preprocessing:
-        if self.scale == 0 or any(value <= 0 for value in self.std):
-            raise ValueError("scale must not be zero, and every std must be positive")
-        return self
-
-
-class InputSpec(_Frozen):
-    """One input of the network.
-
-    Attributes:
-        name: as in the graph.
-        shape: without the batch.
-        dtype: torch's name without the prefix.
-    """
-
-    name: str = Field(max_length=128)
-    shape: tuple[Annotated[int, Field(ge=1)], ...] = Field(max_length=8)
-    dtype: str = Field(max_length=16)
-
-
-class Manifest(_Frozen):
-    """What a package says about itself.
-
-    Attributes:
-        digests: SHA-256 of the other members, in hexadecimal.
-        notes: where the packed network does not do what the original did.
-        extra: further facts, such as how the network was pruned.
-    """
-
-    format_version: Version = 1
-    name: Line = Field(min_length=1, max_length=200)
-    inputs: tuple[InputSpec, ...] = Field(min_length=1, max_length=64)
-    preprocessing: Preprocessing = Preprocessing()
-    classes: tuple[Annotated[Line, Field(max_length=200)], ...] = Field((), max_length=100_000)
-    digests: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]]
-    notes: tuple[Annotated[Line, Field(max_length=500)], ...] = Field((), max_length=100)
-    extra: dict[str, JsonValue] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,43 +87,6 @@ def _check_values(file: BinaryIO, name: str, span: Span, *, constant: bool) -> N
             raise FormatError(f"tensor {name} holds {'NaN' if nan else 'an infinity'}")
 
 
-def _manifest(text: bytes) -> Manifest:
-    raw = strict_json.loads(text, what="manifest.json")
-    strict_json.check_texts(raw, what="manifest.json")
-    try:
-        return Manifest.model_validate_json(text) if isinstance(raw, dict) else _refuse()
-    except ValidationError as error:
-        raise malformed("manifest.json", error) from None
-
-
-def malformed(thing: str, error: ValidationError) -> FormatError:
-    """The first of pydantic's errors in a line."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])[:200]
-    message = first["msg"].removeprefix("Value error, ")[:200]
-    return FormatError(": ".join(part for part in (thing, where, message) if part))
-
-
-def _refuse() -> Manifest:
-    raise FormatError("manifest.json must be an object")
-
-
-def _input_specs(graph: Graph) -> tuple[InputSpec, ...]:
-    return tuple(
-        InputSpec(name=name, shape=tuple(size(dim) for dim in kind.shape[1:]), dtype=kind.dtype)
-        for name, kind in graph.inputs.items()
-    )
-
-
-def _check_manifest(manifest: Manifest, graph: Graph) -> None:
-    if manifest.inputs != _input_specs(graph):
-        raise FormatError("manifest.json and graph.json disagree on the inputs")
-    channels = [spec.shape[0] if spec.shape else 1 for spec in manifest.inputs]
-    for values in (manifest.preprocessing.mean, manifest.preprocessing.std):
-        if len(values) not in (0, 1, channels[0]):
-            raise FormatError(f"preprocessing has {len(values)} values for {channels[0]} channels")
-
-
 def read_package(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> Package:
     """Read a package, checking all of it, without holding its weights.
 
@@ -216,14 +130,14 @@ def _checked(file: BinaryIO, path: Path, limits: Limits) -> Package:
         if members[name].size_bytes > most:
             raise LimitExceeded(f"{name} has {members[name].size_bytes} bytes; the limit is {most}")
     described = members["manifest.json"]
-    manifest = _manifest(read_bytes(file, described.offset, described.size_bytes))
+    manifest = manifest_from_json(read_bytes(file, described.offset, described.size_bytes))
     if manifest.digests.keys() != members.keys() - {"manifest.json"}:
         raise FormatError("manifest.json must hold the digest of every other member")
     for name, member in members.items():
         _check_digest(file, name, member, manifest.digests.get(name))
     drawn = members["graph.json"]
     graph = graph_from_json(read_bytes(file, drawn.offset, drawn.size_bytes), limits)
-    _check_manifest(manifest, graph)
+    check_manifest(manifest, graph)
     tensors = _tensors(file, members["weights.safetensors"], graph, limits)
     read_directly = {node.target for node in graph.nodes if node.op == "tensor"}
     for name, span in tensors.items():
@@ -302,12 +216,12 @@ def write_package(
         manifest = Manifest(
             **manifest_fields,
             format_version=version_of(graph, manifest_fields.get("notes", ())),
-            inputs=_input_specs(graph),
+            inputs=input_specs(graph),
             digests=digests,
         )
     except ValidationError as error:
         raise malformed("the package", error) from None
-    _check_manifest(manifest, graph)
+    check_manifest(manifest, graph)
     described = manifest.model_dump_json(exclude=None if manifest.notes else {"notes"}).encode()
     partial = path.with_name(path.name + ".partial")
     try:
@@ -324,16 +238,3 @@ def write_package(
     finally:
         partial.unlink(missing_ok=True)
     return path
-
-
-__all__ = [
-    "InputSpec",
-    "Limits",
-    "Manifest",
-    "Package",
-    "Preprocessing",
-    "malformed",
-    "opened",
-    "read_package",
-    "write_package",
-]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from espalier.format.package import Preprocessing
+from espalier.format.manifest import Preprocessing
 from search.evaluation.data import Examples
 from search.evaluation.errors import DatasetMismatch, LabelsNeeded
 from search.evaluation.fit import Fit

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from espalier.format.errors import EspalierError
-from espalier.format.package import Manifest, Preprocessing
+from espalier.format.manifest import Manifest, Preprocessing
 from search.evaluation.class_scores import ClassScores
 from search.evaluation.data import Dataset
 from search.evaluation.feed import Feed

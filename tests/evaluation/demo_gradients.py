@@ -17,7 +17,7 @@ from torch.nn import functional
 from benchmarks.digits import save_digits, train
 from espalier.format.build import graph_of, load
 from espalier.format.lift import pack
-from espalier.format.package import Preprocessing
+from espalier.format.manifest import Preprocessing
 from search.evaluation.data import load_dataset
 from search.evaluation.evaluator import Evaluator
 from search.evaluation.finetune import FineTuner

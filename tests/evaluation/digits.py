@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from espalier.format.build import graph_of, load
 from espalier.format.lift import pack
-from espalier.format.package import Manifest, Preprocessing
+from espalier.format.manifest import Manifest, Preprocessing
 from search.evaluation.data import Dataset, load_dataset
 from search.evaluation.evaluator import Evaluator
 from search.graph import space_of

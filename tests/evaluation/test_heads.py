@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from espalier.format.build import graph_of, load
 from espalier.format.lift import pack
-from espalier.format.package import Preprocessing
+from espalier.format.manifest import Preprocessing
 from search import engine
 from search.evaluation.checkpoint import restore
 from search.evaluation.class_scores import ClassScores

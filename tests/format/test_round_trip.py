@@ -13,7 +13,7 @@ from torch import nn
 import espalier
 from espalier.format import package
 from espalier.format.build import graph_of
-from espalier.format.package import Preprocessing
+from espalier.format.manifest import Preprocessing
 from tests.networks import ZOO
 
 

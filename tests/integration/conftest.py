@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 import espalier
 from benchmarks.digits import save_digits, train
 from benchmarks.service import SHORT_LEASES, Service, running
-from espalier.format.package import Preprocessing
+from espalier.format.manifest import Preprocessing
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.digits import save_digits, train
 from espalier.format.lift import pack
-from espalier.format.package import Preprocessing
+from espalier.format.manifest import Preprocessing
 from models.job import State
 from models.jobs import artifacts_of, create_job
 from models.uploads import create_dataset, create_network
