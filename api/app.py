@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse
 
-from api import problems
+from api import handlers, problems
 from api.analysis import Analyses
 from api.dependencies import Service
 from api.edge import Edge
@@ -105,7 +105,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         separate_input_output_schemas=False,
     )
     app.add_middleware(Edge, uploads=frozenset({"/v1/networks", "/v1/datasets"}))
-    problems.install(app)
+    handlers.install(app)
     for routes in (networks, datasets, jobs, trials, events, artifacts, health):
         app.include_router(routes.router)
 
