@@ -18,7 +18,8 @@ from typing import Any
 import httpx
 
 from benchmarks.attack import datasets
-from benchmarks.attack.target import HEALTHZ_S, Target, processes
+from benchmarks.attack.processes import processes
+from benchmarks.attack.target import HEALTHZ_S, Target
 from benchmarks.demo import prepare_digits
 from benchmarks.service import running
 
