@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test browser lint faults clean
+.PHONY: demo test browser lint attack clean
 
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.demo
@@ -25,8 +25,8 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-faults: $(STAMP)
-	$(BIN)/python -m benchmarks.faults
+attack: $(STAMP)
+	$(BIN)/python -m benchmarks.attack
 
 # torch is named first and together with the rest, so that one resolution decides its build.
 $(STAMP): pyproject.toml constraints.txt

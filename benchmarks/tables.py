@@ -67,24 +67,6 @@ def compress() -> str:
     return _table(head, rows) + "\n\n" + _commands(records)
 
 
-def faults() -> str:
-    """What became of the demonstration's job under kill -9."""
-    records = _load("faults.json")
-    head = [
-        "runs with faults",
-        "as undisturbed",
-        "orphan processes",
-        "undisturbed, s",
-        "longest, s",
-    ]
-    rows = []
-    for record in records:
-        seconds = [run["seconds"] for run in record["each"]]
-        counts = [str(record[key]) for key in ("runs", "as_undisturbed", "orphans")]
-        rows.append([*counts, f"{seconds[0]:.0f}", f"{max(seconds):.0f}"])
-    return _table(head, rows) + "\n\n" + _commands(records)
-
-
 def soundness() -> str:
     """How many convolutions were wrong, through our forms and plain torch's, and what ours cost."""
     records = _load("soundness.json")
@@ -117,9 +99,40 @@ def soundness() -> str:
     return tables + "\n\n" + _commands(records)
 
 
-def boundaries() -> str:
+def _most(entries: list[dict[str, Any]]) -> list[str]:
+    """How much the dearest of answers took: processor seconds, MiB, wait for `/healthz`."""
+    return [
+        f"{max(entry['cpu_s'] for entry in entries):.2f}",
+        f"{max(entry['peak_bytes'] for entry in entries) / 2**20:.0f}",
+        f"{max(entry['healthz_s'] for entry in entries):.2f}",
+    ]
+
+
+def outside() -> str:
+    """What came of files and requests that attack the service from outside."""
+    records = {part: _load(f"attack/{part}.json") for part in ("mutations", "bombs", "requests")}
+    rows = []
+    for record in records["mutations"]:
+        for kind, found in record["kinds"].items():
+            taken = sum(n for status, n in found["statuses"].items() if status < "300")
+            refused = f"{found['files'] - taken} refused, {taken} sound"
+            rows.append([f"mutated {kind}", str(found["files"]), refused, "", "", ""])
+    for part in ("bombs", "requests"):
+        for record in records[part]:
+            held = sum(entry["held"] for entry in record["each"])
+            each = record["each"]
+            rows.append([part, str(len(each)), f"{held} as wanted", *_most(each)])
+    for record in records["requests"]:
+        for crowd in record["crowds"]:
+            count = crowd["connections"]
+            rows.append([crowd["name"], str(count), f"{crowd['dropped']} dropped", *_most([crowd])])
+    head = ["what is sent", "how many", "answers", "CPU s, most", "MiB, most", "`/healthz`, s"]
+    return _table(head, rows) + "\n\n" + _commands([r for each in records.values() for r in each])
+
+
+def kills() -> str:
     """How often each process was killed at a boundary between steps, and what became of it."""
-    records = _load("boundaries.json")
+    records = _load("attack/kills.json")
     rows = []
     for record in records:
         by_process: dict[str, list[int]] = {}
@@ -133,9 +146,9 @@ def boundaries() -> str:
     return _table(head, rows) + "\n\n" + _commands(records)
 
 
-def fulldisk() -> str:
+def disk() -> str:
     """What a disk that fills up does to a job."""
-    records = _load("fulldisk.json")
+    records = _load("attack/disk.json")
     rows = [
         [
             run["run"],
@@ -312,9 +325,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "finetune": finetune,
     "reconstruct": reconstruct,
     "soundness": soundness,
-    "faults": faults,
-    "boundaries": boundaries,
-    "fulldisk": fulldisk,
+    "outside": outside,
+    "kills": kills,
+    "disk": disk,
     "core": core,
     "evaluator": evaluator,
 }

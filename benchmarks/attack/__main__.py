@@ -6,7 +6,8 @@
 Starts services on this machine's loopback address, in folders of their own, and sends them mutated
 packages and data, files that are dear to check, requests that are too large, malformed, slow or
 of another site; fills the disk under one; and kills every process at every step boundary. Writes
-what came of each part to `benchmarks/results/attack/PART.json`.
+what came of each part to `benchmarks/results/attack/PART.json`. The part `disk` mounts a file
+system, so it needs to be root, or: `unshare -Urm python -m benchmarks.attack --parts disk`.
 """
 
 from __future__ import annotations
@@ -19,24 +20,18 @@ from typing import Any
 
 import torch
 
-from benchmarks import boundaries, fulldisk
-from benchmarks.attack import bombs, mutations, requests
+from benchmarks.attack import bombs, disk, kills, mutations, requests
 from benchmarks.record import save
 
 ROOT = Path("var/attack")
-
-
-def _judged(figures: dict[str, Any]) -> dict[str, Any]:
-    """Figures of jobs under faults, with whether all of them went as the undisturbed one."""
-    return figures | {"held": figures["as_undisturbed"] == figures["runs"]}
 
 
 PARTS: Mapping[str, Callable[[Path, argparse.Namespace], dict[str, Any]]] = {
     "mutations": lambda root, given: mutations.attack(root, given.seed, given.files),
     "bombs": lambda root, _given: bombs.attack(root),
     "requests": lambda root, given: requests.attack(root, given.crowd, given.timeout),
-    "disk": lambda root, _given: _judged(fulldisk.attack(folder=root)),
-    "kills": lambda root, given: _judged(boundaries.attack(given.kills, folder=root)),
+    "disk": lambda root, given: disk.attack(root, given.full),
+    "kills": lambda root, given: kills.attack(root, given.kills),
 }
 
 
@@ -47,6 +42,9 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=1000, help="mutated packages")
     parser.add_argument("--crowd", type=int, default=200, help="connections that fall silent")
     parser.add_argument("--timeout", type=float, default=5.0, help="the service's, of requests, s")
+    parser.add_argument(
+        "--full", type=float, default=45.0, help="longer than a lease, and than five attempts, s"
+    )
     parser.add_argument("--kills", type=int, default=10, help="of each process at each boundary")
     given = parser.parse_args()
     torch.set_num_threads(1)

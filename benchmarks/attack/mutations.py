@@ -15,7 +15,8 @@ import httpx
 
 from benchmarks.attack import datasets
 from benchmarks.attack.packages import hostile, members_of, mutated
-from benchmarks.attack.target import HEALTHZ_S, Target, processes
+from benchmarks.attack.processes import processes
+from benchmarks.attack.target import HEALTHZ_S, Target
 from benchmarks.demo import prepare_digits
 from benchmarks.service import running
 

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import psutil
 
+from benchmarks.attack.processes import processes
 from benchmarks.service import Service
 
 PATIENCE_S = 120.0
@@ -21,28 +22,6 @@ HEALTHZ_S = 2.0
 """The longest wait for `/healthz` that still is an answer, on a machine with other work."""
 PEAK_BYTES = 1 << 30
 """The most memory that the API and what it starts may take for one request."""
-
-MODULES = {
-    "api": "api",
-    "supervisor": "worker.app",
-    "child": "worker.child",
-    "reaper": "worker.reaper",
-}
-"""Processes of `espalier serve` by a word of their command lines."""
-
-
-def processes(service: Service, kind: str) -> list[psutil.Process]:
-    """The service's processes of a kind of `MODULES` or `"redis"`; not what they forked."""
-    found = []
-    for process in psutil.Process(service.process.pid).children(recursive=True):
-        try:
-            words, parent = process.cmdline(), process.parent()
-            named = "redis-server" in words[0] if kind == "redis" else MODULES[kind] in words
-            if named and parent is not None and parent.cmdline() != words:
-                found.append(process)
-        except (psutil.Error, IndexError):
-            continue  # it ended while we looked
-    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import torch
 from typer.testing import CliRunner
 
 import espalier
-from benchmarks.faults import victims
+from benchmarks.attack.processes import processes
 from benchmarks.service import Service
 from espalier.cli import app
 from espalier.connection import url_of
@@ -242,7 +242,7 @@ def test_a_killed_worker_changes_nothing(
     again: str = client.submit({**SPEC, **uploads})["id"]
     while client.job(again)["trials"] < 2:
         time.sleep(0.1)
-    killed = next(iter(victims(service, "child")))
+    killed = processes(service, "child")[0]
     killed.kill()
     assert client.wait(again, timeout=240)["state"] == "succeeded"
     assert not any(trial["levels_of"] is not None for trial in stored(data, again)[1])

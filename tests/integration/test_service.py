@@ -18,7 +18,8 @@ import redis
 import torch
 
 import espalier
-from benchmarks.faults import published, victims
+from benchmarks.attack.jobs import published
+from benchmarks.attack.processes import processes
 from benchmarks.service import Service
 from tests.integration.conftest import Digits
 
@@ -74,7 +75,7 @@ def test_a_killed_worker_changes_nothing(
 
     def kill() -> None:
         time.sleep(3)
-        for process in list(victims(service, kind))[:1]:
+        for process in processes(service, kind)[:1]:
             process.kill()
             killed.append(process)
 
