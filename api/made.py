@@ -12,7 +12,7 @@ from fastapi import Response
 from fastapi.responses import StreamingResponse
 
 from api.conditions import file_headers, matches
-from models.blobs import CHUNK_BYTES
+from models.pieces import PIECE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Made:
 
 def _pieces(file: BinaryIO) -> Iterator[bytes]:
     with file:
-        while piece := file.read(CHUNK_BYTES):
+        while piece := file.read(PIECE_BYTES):
             yield piece
 
 

@@ -14,8 +14,9 @@ from sqlalchemy import Connection, MetaData
 
 from models.job import Job
 from models.trial import Trial
-from search.spec import JobSpec, Objective
+from search.spec import JobSpec
 from search.strategies.front import aims_of, directions, values_of
+from search.strategy_specs import Objective
 
 Row = dict[str, Any]
 

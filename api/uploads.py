@@ -26,7 +26,7 @@ from starlette.requests import ClientDisconnect
 from api.bodies import announced, drain
 from api.dependencies import Service
 from api.problems import Answers, Problem, responses
-from models.blobs import Incoming, Stored
+from models.incoming import Incoming, Stored
 
 NAME = Annotated[
     str | None,

@@ -36,17 +36,12 @@ from search.evaluation.evaluator import Evaluated, Evaluator
 from search.evaluation.leveling import level
 from search.pruning import apply
 from search.space import Kept, Plan
-from search.spec import (
-    AllocateSpec,
-    JobSpec,
-    NetAdaptSpec,
-    SensitivitySpec,
-    StrategySpec,
-)
+from search.spec import JobSpec
 from search.strategies import create
 from search.strategies.allocate import Allocate
 from search.strategies.base import Outcome, Proposal
 from search.strategies.fitting import uniform_plan
+from search.strategy_specs import AllocateSpec, NetAdaptSpec, SensitivitySpec, StrategySpec
 
 WORK = Path("var/benchmarks/allocate")
 FOLDER = RESULTS / "allocate"

@@ -14,9 +14,10 @@ from pydantic import ValidationError
 
 from search.context import Problem
 from search.cost import Budget
-from search.spec import JobSpec, StrategySpec
+from search.spec import JobSpec
 from search.strategies import create
 from search.strategies.base import Outcome
+from search.strategy_specs import StrategySpec
 
 Fields = dict[str, Any]
 

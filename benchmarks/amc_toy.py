@@ -34,10 +34,10 @@ from scipy import stats
 from benchmarks.record import save
 from search.cost import Budget
 from search.space import Plan, widths
-from search.spec import AmcSpec, RandomSpec, StrategySpec
 from search.strategies import REGISTRY
 from search.strategies.base import Outcome, Problem
 from search.strategies.fitting import uniform_plan
+from search.strategy_specs import AmcSpec, RandomSpec, StrategySpec
 from tests.conformance.problems import Linear, logarithmic
 
 FULL = 32

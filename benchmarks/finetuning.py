@@ -24,8 +24,9 @@ from benchmarks.record import RESULTS, described
 from benchmarks.subjects import SUBJECTS, Subject
 from search.evaluation.evaluator import Evaluated
 from search.evaluation.finetune import FineTuner
-from search.spec import AllocateSpec, FineTuneSpec
+from search.spec import FineTuneSpec
 from search.strategies.fitting import uniform_plan
+from search.strategy_specs import AllocateSpec
 
 FOLDER = RESULTS / "finetuning"
 _FIELDS = ("learning_rate", "distillation", "temperature")

@@ -23,7 +23,7 @@ import torch
 from benchmarks.allocate import SHARES, Bench
 from benchmarks.record import RESULTS, described
 from benchmarks.subjects import SUBJECTS
-from search.spec import AmcSpec, OptunaSpec, RandomSpec, StrategySpec
+from search.strategy_specs import AmcSpec, OptunaSpec, RandomSpec, StrategySpec
 
 FOLDER = RESULTS / "learners"
 _TRIALS = 130  # as in `benchmarks.methods`

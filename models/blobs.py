@@ -12,7 +12,6 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -24,22 +23,12 @@ from obstore.store import LocalStore, ObjectStore, S3Store
 from models.errors import (
     BlobCorrupt,
     BlobMissing,
-    BlobTooLarge,
     BlobUnreachable,
     BlobUnwritable,
 )
+from models.incoming import Incoming, Stored
 from models.pieces import PIECE_BYTES, Digests, Pieces
 from models.private import FOLDER
-
-CHUNK_BYTES = PIECE_BYTES
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A blob that is in the store."""
-
-    digest: str
-    size_bytes: int
 
 
 def check_file(digest: str, path: Path) -> None:
@@ -61,89 +50,6 @@ def key_of(digest: str) -> str:
     if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
         raise BlobMissing(f"{digest!r} is no SHA-256 in lower-case hex")
     return f"sha256/{digest[:2]}/{digest[2:]}"
-
-
-class Incoming:
-    """A blob that is being written, piece by piece; made by `BlobStore.incoming`."""
-
-    def __init__(self, store: BlobStore, max_bytes: int | None) -> None:
-        self._store = store
-        self._max_bytes = max_bytes
-        self._hash = hashlib.sha256()
-        self._size = 0
-        try:
-            descriptor, name = tempfile.mkstemp(dir=store.temporary, prefix="put-")
-        except OSError as error:
-            raise self._unwritable(error) from error
-        self._file = os.fdopen(descriptor, "wb")
-        self.path = Path(name)
-
-    def write(self, data: bytes) -> None:
-        """Append to the blob.
-
-        Raises:
-            BlobTooLarge: it exceeds its cap.
-            BlobUnwritable: the disk is full, say.
-        """
-        self._size += len(data)
-        if self._max_bytes is not None and self._size > self._max_bytes:
-            raise BlobTooLarge(
-                f"the upload exceeds {self._max_bytes} bytes: send a smaller file, or have the "
-                "operator raise ESPALIER_MAX_UPLOAD_BYTES"
-            )
-        self._hash.update(data)
-        try:
-            self._file.write(data)
-        except OSError as error:
-            raise self._unwritable(error) from error
-
-    def written(self) -> Stored:
-        """What `finish` would publish; all of it can be read at `path`, to be checked first.
-
-        Raises:
-            BlobUnwritable: the disk is full, say.
-        """
-        try:
-            self._file.flush()
-        except OSError as error:
-            raise self._unwritable(error) from error
-        return Stored(self._hash.hexdigest(), self._size)
-
-    def finish(self, expected: str | None = None) -> Stored:
-        """Publish the blob under its digest; calling it is what makes it exist.
-
-        Args:
-            expected: the digest that the sender claims.
-        Raises:
-            BlobCorrupt: the bytes have another digest.
-            BlobUnwritable: the disk is full, say.
-        """
-        digest = self._hash.hexdigest()
-        if expected is not None and digest != expected:
-            raise BlobCorrupt(
-                f"{self._size} bytes arrived with SHA-256 {digest}, but {expected} was announced: "
-                "send the file again"
-            )
-        try:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            self._store.publish(self.path, digest)
-        except OSError as error:
-            raise self._unwritable(error) from error
-        return Stored(digest, self._size)
-
-    def discard(self) -> None:
-        """Remove what was written; nothing happens after `finish`."""
-        with contextlib.suppress(OSError):  # what is buffered does not fit either
-            self._file.close()
-        self.path.unlink(missing_ok=True)
-
-    def _unwritable(self, error: OSError) -> BlobUnwritable:
-        return BlobUnwritable(
-            f"a blob of at least {self._size} bytes cannot be stored: {error.strerror or error}. "
-            "Free space, or move the store with ESPALIER_BLOBS"
-        )
 
 
 class BlobStore:
@@ -180,7 +86,7 @@ class BlobStore:
     @contextmanager
     def incoming(self, max_bytes: int | None = None) -> Iterator[Incoming]:
         """Write a blob piece by piece; unless `finish` is called in the block, nothing stays."""
-        blob = Incoming(self, max_bytes)
+        blob = Incoming(self.temporary, self.publish, max_bytes)
         try:
             yield blob
         finally:
@@ -209,7 +115,7 @@ class BlobStore:
     def put_file(self, path: Path) -> Stored:
         """Store a copy of a file."""
         with path.open("rb") as file:
-            return self.put(iter(lambda: file.read(CHUNK_BYTES), b""))
+            return self.put(iter(lambda: file.read(PIECE_BYTES), b""))
 
     def publish(self, path: Path, digest: str) -> None:
         """Move a complete, synced file of that digest into the store; `Incoming.finish` does."""
@@ -262,10 +168,10 @@ class BlobStore:
 
     def _whole(self, digest: str, size: int) -> Iterator[bytes]:
         sha256 = hashlib.sha256()
-        for offset in range(0, size, CHUNK_BYTES):
+        for offset in range(0, size, PIECE_BYTES):
             piece = self._piece(digest, offset, size)
             sha256.update(piece)
-            if offset + CHUNK_BYTES >= size:
+            if offset + PIECE_BYTES >= size:
                 _check(digest, sha256.hexdigest())
             yield piece
         if size == 0:
@@ -275,18 +181,18 @@ class BlobStore:
         self, digest: str, size: int, start: int, stop: int, known: Digests
     ) -> Iterator[bytes]:
         """The pieces that a part touches, cut to it; each is compared with the one of `known`."""
-        for number in range(start // CHUNK_BYTES, -(-stop // CHUNK_BYTES)):
-            offset = number * CHUNK_BYTES
+        for number in range(start // PIECE_BYTES, -(-stop // PIECE_BYTES)):
+            offset = number * PIECE_BYTES
             piece = self._piece(digest, offset, size)
             if number >= len(known) or hashlib.sha256(piece).digest() != known[number]:
                 raise BlobCorrupt(_damaged(digest, f"it changed about byte {offset}"))
             yield piece[max(0, start - offset) : stop - offset]
 
     def _piece(self, digest: str, offset: int, size: int) -> bytes:
-        """The `CHUNK_BYTES` of a blob that begin there, or what is left of it."""
+        """The `PIECE_BYTES` of a blob that begin there, or what is left of it."""
         try:
             with _answering():
-                end = min(offset + CHUNK_BYTES, size)
+                end = min(offset + PIECE_BYTES, size)
                 return bytes(obstore.get_range(self._store, key_of(digest), start=offset, end=end))
         except FileNotFoundError:
             raise self._missing(digest) from None

@@ -28,20 +28,16 @@ from search.files import FolderFiles
 from search.graph import space_of
 from search.pruning import apply, select
 from search.records import Finished, Inputs, Prepared, Trial, TrialResult, Tuned
-from search.spec import (
+from search.spec import BudgetSpec, EvaluationSpec, FineTuneSpec, JobSpec, RoundingSpec
+from search.strategies.base import Outcome, Proposal
+from search.strategy_specs import (
     AllocateSpec,
-    BudgetSpec,
-    EvaluationSpec,
-    FineTuneSpec,
-    JobSpec,
     NetAdaptSpec,
     RandomSpec,
-    RoundingSpec,
     SensitivitySpec,
     StrategySpec,
     UniformSpec,
 )
-from search.strategies.base import Outcome, Proposal
 
 NETADAPT = NetAdaptSpec(first_step=0.25, decay=1.0, tuning_steps=2)
 

@@ -27,17 +27,8 @@ from search.evaluation.errors import DatasetMismatch
 from search.evaluation.evaluator import Evaluator
 from search.files import FolderFiles
 from search.records import Finished, Inputs
-from search.spec import (
-    AllocateSpec,
-    BudgetSpec,
-    EvaluationSpec,
-    FineTuneSpec,
-    JobSpec,
-    NetAdaptSpec,
-    RandomSpec,
-    StrategySpec,
-    UniformSpec,
-)
+from search.spec import BudgetSpec, EvaluationSpec, FineTuneSpec, JobSpec
+from search.strategy_specs import AllocateSpec, NetAdaptSpec, RandomSpec, StrategySpec, UniformSpec
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 

@@ -16,18 +16,14 @@ from pydantic import BaseModel
 
 from benchmarks.tables import PAGE, generated
 from models.settings import Settings
-from search.spec import (
+from search.spec import BudgetSpec, EvaluationSpec, FineTuneSpec, JobSpec, RoundingSpec
+from search.strategy_specs import (
     AllocateSpec,
     AmcSpec,
-    BudgetSpec,
-    EvaluationSpec,
-    FineTuneSpec,
-    JobSpec,
     NetAdaptSpec,
     OptunaSpec,
     RandomSpec,
     RewardSpec,
-    RoundingSpec,
     SensitivitySpec,
 )
 

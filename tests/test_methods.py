@@ -14,8 +14,8 @@ from benchmarks.compression import Compression
 from benchmarks.methods import Store, job_of
 from espalier.format.build import graph_of
 from search.context import Problem
-from search.spec import RandomSpec
 from search.strategies.base import Proposal
+from search.strategy_specs import RandomSpec
 from tests.evaluation.digits import digits, job
 
 

@@ -21,8 +21,9 @@ from search.records import (
     Tuned,
 )
 from search.space import Exclusion
-from search.spec import BudgetSpec, JobSpec, RandomSpec
+from search.spec import BudgetSpec, JobSpec
 from search.strategies.base import Outcome, Proposal
+from search.strategy_specs import RandomSpec
 
 PROPOSAL = Proposal(3, (4, 5), 1, 10, {"iteration": 2, "share": 0.25, "name": "stem"})
 OUTCOME = Outcome(3, (4, 5), None, {"top1": 0.1 + 0.2}, {"macs": 2**40 + 1})

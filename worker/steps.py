@@ -29,7 +29,7 @@ from models.settings import Settings
 from models.states import move
 from models.trial import Trial
 from models.work import Kind, Work, WorkState
-from search.spec import LEARNING
+from search.strategy_specs import LEARNING
 from worker.levels import known_levels
 
 Values = dict[str, Any]

@@ -9,7 +9,7 @@ from search.export.multiples import Panel, small_multiples
 from search.export.page import Markup, tag
 from search.export.result import Result
 from search.levels import anchors
-from search.spec import AllocateSpec
+from search.strategy_specs import AllocateSpec
 
 Facts = Mapping[str, Any]
 

@@ -11,8 +11,8 @@ from search.export.multiples import Panel, small_multiples
 from search.export.page import Markup, join, tag
 from search.export.result import Result
 from search.records import Trial
-from search.spec import SensitivitySpec
 from search.strategies.sensitivity import curve
+from search.strategy_specs import SensitivitySpec
 
 _COLUMNS = 12  # levels in the table; the file has all of them
 _HEAT = "178,58,72"  # of a drop, as red, green, blue

@@ -6,7 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 from search.cost import Budget, CostModel, check_reachable
-from search.spec import (
+from search.strategies.allocate import Allocate
+from search.strategies.amc import Amc
+from search.strategies.base import Problem, Strategy
+from search.strategies.netadapt import NetAdapt
+from search.strategies.optuna import OptunaSearch
+from search.strategies.random import RandomSearch
+from search.strategies.sensitivity import Sensitivity
+from search.strategies.uniform import Uniform
+from search.strategy_specs import (
     AllocateSpec,
     AmcSpec,
     NetAdaptSpec,
@@ -16,14 +24,6 @@ from search.spec import (
     StrategySpec,
     UniformSpec,
 )
-from search.strategies.allocate import Allocate
-from search.strategies.amc import Amc
-from search.strategies.base import Problem, Strategy
-from search.strategies.netadapt import NetAdapt
-from search.strategies.optuna import OptunaSearch
-from search.strategies.random import RandomSearch
-from search.strategies.sensitivity import Sensitivity
-from search.strategies.uniform import Uniform
 
 REGISTRY: dict[type[StrategySpec], Callable[[Any, Problem], Strategy]] = {
     UniformSpec: Uniform,

@@ -41,10 +41,10 @@ import numpy as np
 from search.cost import Budget
 from search.levels import anchors
 from search.space import Plan
-from search.spec import AllocateSpec
 from search.strategies.base import Outcome, Problem, Proposal
 from search.strategies.ledger import Ledger
 from search.strategies.weighted import Weighted, Weights
+from search.strategy_specs import AllocateSpec
 
 PRIOR = (0.0, 0.4, 1.1)
 """`log(power)`, `slope` and `coupling` of the first trial."""

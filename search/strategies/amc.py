@@ -66,7 +66,6 @@ from typing import Any
 import numpy as np
 
 from search.space import Plan
-from search.spec import AmcSpec
 from search.strategies.base import Outcome, Problem, Proposal
 from search.strategies.ddpg import DDPG, Batch, decode, encode
 from search.strategies.features import States
@@ -74,6 +73,7 @@ from search.strategies.fitting import Choices, fit, uniform_plan, widen, widest
 from search.strategies.ledger import Leader, Ledger
 from search.strategies.random import random_plan
 from search.strategies.rewards import reward, score_for
+from search.strategy_specs import AmcSpec
 
 _LAST_SIGMA = 0.05
 _BATCH = 64

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from search.spec import Objective, OptunaSpec, StrategySpec
+from search.strategy_specs import Objective, OptunaSpec, StrategySpec
 
 Direction = Literal["maximize", "minimize"]
 

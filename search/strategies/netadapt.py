@@ -54,10 +54,10 @@ from typing import Any
 
 from search.cost import Budget
 from search.space import Plan
-from search.spec import NetAdaptSpec
 from search.strategies.base import Outcome, Problem, Proposal
 from search.strategies.fitting import fit, narrowed, widen, widest
 from search.strategies.ledger import Ledger
+from search.strategy_specs import NetAdaptSpec
 
 _SHORTEST = 0.1  # of the first step: below it, iterations cost more than they decide
 _HALVINGS = 4

@@ -29,7 +29,6 @@ import numpy as np
 
 from search.cost import Budget
 from search.space import Plan, smallest
-from search.spec import OptunaSpec
 from search.strategies.base import Outcome, Problem, Proposal
 from search.strategies.fitting import fit, uniform_plan, widen
 from search.strategies.front import directions, front, values_of
@@ -44,6 +43,7 @@ from search.strategies.samplers import (
     rounded,
     seed_of,
 )
+from search.strategy_specs import OptunaSpec
 
 
 class OptunaSearch:

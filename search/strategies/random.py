@@ -14,10 +14,10 @@ from __future__ import annotations
 import numpy as np
 
 from search.space import Plan
-from search.spec import RandomSpec
 from search.strategies.base import Problem
 from search.strategies.fitting import fit, widen
 from search.strategies.independent import Independent
+from search.strategy_specs import RandomSpec
 
 
 def random_plan(problem: Problem, number: int) -> Plan:

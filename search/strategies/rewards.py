@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 
 from search.space import Plan
-from search.spec import RewardSpec
 from search.strategies.base import Outcome, Problem
+from search.strategy_specs import RewardSpec
 
 _LEAST_ERROR = 1e-3
 

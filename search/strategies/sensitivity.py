@@ -51,10 +51,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.space import Plan
-from search.spec import SensitivitySpec
 from search.strategies.base import Outcome, Problem, Proposal
 from search.strategies.fitting import fit, narrowed, widen
 from search.strategies.ledger import Ledger
+from search.strategy_specs import SensitivitySpec
 
 Curve = NDArray[np.float64]
 """`(widths,)` drops of one group, in the order of its allowed widths: never rising, 0 at last."""

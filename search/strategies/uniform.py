@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from search.spec import UniformSpec
 from search.strategies.base import Problem
 from search.strategies.fitting import uniform_plan
 from search.strategies.independent import Independent
+from search.strategy_specs import UniformSpec
 
 
 class Uniform(Independent):

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from api import watching
-from models.blobs import Incoming
+from models.incoming import Incoming
 from tests.api.fixtures import Running, fail
 from tests.api.test_jobs import create
 

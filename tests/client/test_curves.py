@@ -11,7 +11,8 @@ import pytest
 
 from espalier.cli.curves import job_of
 from espalier.client import Client
-from search.spec import JobSpec, SensitivitySpec
+from search.spec import JobSpec
+from search.strategy_specs import SensitivitySpec
 from tests.api.fixtures import Files, Running, publish
 from tests.client.test_cli import SET, Run, refused, run
 

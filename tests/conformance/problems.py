@@ -15,9 +15,9 @@ from search.cost import Budget
 from search.cost.polynomial import Polynomial, product, total
 from search.cost.terms import Terms
 from search.space import Affine, Plan, SearchSpace, widths
-from search.spec import StrategySpec
 from search.strategies import REGISTRY
 from search.strategies.base import IntArray, Outcome, Problem, Proposal, Strategy
+from search.strategy_specs import StrategySpec
 
 Score = Callable[[Plan], float | None]
 

@@ -12,7 +12,10 @@ from hypothesis import strategies as draw
 
 from search.cost import Budget
 from search.space import widths
-from search.spec import (
+from search.strategies import REGISTRY
+from search.strategies.base import Outcome, Problem
+from search.strategies.fitting import uniform_plan
+from search.strategy_specs import (
     LEARNING,
     AllocateSpec,
     AmcSpec,
@@ -24,9 +27,6 @@ from search.spec import (
     StrategySpec,
     UniformSpec,
 )
-from search.strategies import REGISTRY
-from search.strategies.base import Outcome, Problem
-from search.strategies.fitting import uniform_plan
 from tests.conformance.problems import Chain, Toy, logarithmic, play, restored, start, toys
 
 SPECS: dict[str, StrategySpec] = {

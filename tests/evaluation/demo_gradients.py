@@ -23,7 +23,8 @@ from search.evaluation.evaluator import Evaluator
 from search.evaluation.finetune import FineTuner
 from search.graph import space_of
 from search.pruning import clone
-from search.spec import BudgetSpec, EvaluationSpec, FineTuneSpec, JobSpec, NetAdaptSpec
+from search.spec import BudgetSpec, EvaluationSpec, FineTuneSpec, JobSpec
+from search.strategy_specs import NetAdaptSpec
 
 WIDTHS = (6, 16, 32, 32, 23, 64)
 

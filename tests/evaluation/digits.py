@@ -22,7 +22,8 @@ from search.evaluation.data import Dataset, load_dataset
 from search.evaluation.evaluator import Evaluator
 from search.graph import space_of
 from search.space import Kept, SearchSpace
-from search.spec import BudgetSpec, EvaluationSpec, FineTuneSpec, JobSpec, NetAdaptSpec
+from search.spec import BudgetSpec, EvaluationSpec, FineTuneSpec, JobSpec
+from search.strategy_specs import NetAdaptSpec
 
 
 class DigitsNet(nn.Module):

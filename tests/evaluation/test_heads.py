@@ -30,7 +30,8 @@ from search.files import FolderFiles
 from search.graph import head_of, space_of
 from search.pruning import everything
 from search.records import Inputs
-from search.spec import EvaluationSpec, FineTuneSpec, JobSpec, UniformSpec
+from search.spec import EvaluationSpec, FineTuneSpec, JobSpec
+from search.strategy_specs import UniformSpec
 from tests.evaluation.digits import DigitsNet, digits, job, kept, unlabelled
 
 End = Callable[[Tensor], Tensor]

@@ -24,8 +24,9 @@ from search.export.plot import Landscape, Point, landscape
 from search.export.report import _landscape, report
 from search.files import FolderFiles
 from search.records import Finished, Inputs, Trial
-from search.spec import AllocateSpec, JobSpec
+from search.spec import JobSpec
 from search.strategies.base import Outcome, Proposal
+from search.strategy_specs import AllocateSpec
 from tests.evaluation.digits import digits, evaluator, job
 from tests.export.finished import changed, finished
 from tests.export.test_report import EVIL, Page

@@ -26,8 +26,9 @@ from search.export.sensitivity import sensitivity_facts, sensitivity_svg
 from search.files import FolderFiles
 from search.pruning import select
 from search.records import Finished, Inputs, Trial
-from search.spec import BudgetSpec, EvaluationSpec, FineTuneSpec, RoundingSpec, SensitivitySpec
+from search.spec import BudgetSpec, EvaluationSpec, FineTuneSpec, RoundingSpec
 from search.strategies.base import Outcome, Problem
+from search.strategy_specs import SensitivitySpec
 from tests.conformance.problems import Toy, play
 from tests.evaluation.digits import digits, evaluator, job
 from tests.export.finished import changed, finished

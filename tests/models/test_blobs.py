@@ -21,7 +21,7 @@ from obstore.store import MemoryStore, S3Store
 from sqlalchemy import select
 
 from models.blob import Blob
-from models.blobs import CHUNK_BYTES, BlobStore, check_file, key_of
+from models.blobs import BlobStore, check_file, key_of
 from models.database import Database
 from models.errors import (
     BlobCorrupt,
@@ -30,6 +30,7 @@ from models.errors import (
     BlobUnreachable,
     BlobUnwritable,
 )
+from models.pieces import PIECE_BYTES
 from models.references import collect, release, retain
 from models.waiting import waits_for
 from worker.files import BlobFiles
@@ -59,7 +60,7 @@ def store(request: pytest.FixtureRequest, folder: Path) -> BlobStore:
 @hypothesis_settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(data=st.data(), size=st.sampled_from([0, 1, 1000, CHUNK_BYTES, 2 * CHUNK_BYTES + 17]))
+@given(data=st.data(), size=st.sampled_from([0, 1, 1000, PIECE_BYTES, 2 * PIECE_BYTES + 17]))
 def test_what_is_put_is_read(store: BlobStore, data: st.DataObject, size: int) -> None:
     content = random.Random(size).randbytes(size)
     cut = data.draw(st.integers(0, size))
@@ -166,7 +167,7 @@ def test_a_full_disk_leaves_nothing(
 @pytest.mark.parametrize("harm", ["flipped", "truncated", "longer"])
 def test_damage_is_noticed(folder: Path, tmp_path: Path, harm: str) -> None:
     store = BlobStore.open(f"file://{folder}")
-    content = os.urandom(CHUNK_BYTES + 1000)
+    content = os.urandom(PIECE_BYTES + 1000)
     stored = store.put([content])
     path = folder / key_of(stored.digest)
     damaged = {
@@ -205,25 +206,25 @@ def _flip(store: BlobStore, digest: str, at: int) -> None:
 
 
 def test_no_part_of_a_damaged_blob_is_given_out(store: BlobStore) -> None:
-    content = os.urandom(3 * CHUNK_BYTES + 10)
+    content = os.urandom(3 * PIECE_BYTES + 10)
     digest = store.put([content]).digest
-    _flip(store, digest, 2 * CHUNK_BYTES + 5)
-    for start, end in ((0, 10), (2 * CHUNK_BYTES, 2 * CHUNK_BYTES + 10), (5, None)):
+    _flip(store, digest, 2 * PIECE_BYTES + 5)
+    for start, end in ((0, 10), (2 * PIECE_BYTES, 2 * PIECE_BYTES + 10), (5, None)):
         with pytest.raises(BlobCorrupt, match="is damaged"):
             store.read(digest, start, end)
 
 
 def test_a_part_is_checked_again_after_the_whole_was_right(store: BlobStore) -> None:
     """And the rest, which is not asked for, is not read again."""
-    content = os.urandom(3 * CHUNK_BYTES + 10)
+    content = os.urandom(3 * PIECE_BYTES + 10)
     digest = store.put([content]).digest
     assert b"".join(store.read(digest, 7)) == content[7:]
-    _flip(store, digest, CHUNK_BYTES + 5)
+    _flip(store, digest, PIECE_BYTES + 5)
     read: list[bytes] = []
     with pytest.raises(BlobCorrupt, match="is damaged"):
-        read.extend(store.read(digest, CHUNK_BYTES - 3, 2 * CHUNK_BYTES))
-    assert b"".join(read) == content[CHUNK_BYTES - 3 : CHUNK_BYTES]
-    start = 2 * CHUNK_BYTES + 1
+        read.extend(store.read(digest, PIECE_BYTES - 3, 2 * PIECE_BYTES))
+    assert b"".join(read) == content[PIECE_BYTES - 3 : PIECE_BYTES]
+    start = 2 * PIECE_BYTES + 1
     assert b"".join(store.read(digest, start)) == content[start:]
 
 

@@ -11,9 +11,9 @@ import pytest
 
 from search.cost import Budget
 from search.space import widths
-from search.spec import AllocateSpec
 from search.strategies.base import Problem, Proposal
 from search.strategies.weighted import Weighted, Weights
+from search.strategy_specs import AllocateSpec
 from tests.conformance.problems import Chain, History, Linear, Toy, logarithmic, losses_of, play
 
 SPEC = AllocateSpec(trials=6, finalists=2, points=3)

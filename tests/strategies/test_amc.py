@@ -19,13 +19,14 @@ from search.cost import Budget, CostModel, choices_of
 from search.graph import space_of
 from search.pruning import select
 from search.space import SearchSpace, widths
-from search.spec import AmcSpec, BudgetSpec, EvaluationSpec, JobSpec, RandomSpec, RewardSpec
+from search.spec import BudgetSpec, EvaluationSpec, JobSpec
 from search.strategies import create
 from search.strategies.amc import Amc, lower_bounds, truncated_normal
 from search.strategies.base import Outcome, Problem
 from search.strategies.features import NETWORK, States, describe
 from search.strategies.fitting import uniform_plan
 from search.strategies.rewards import reward
+from search.strategy_specs import AmcSpec, RandomSpec, RewardSpec
 from tests.conformance.problems import Chain, Toy, play
 from tests.evaluation.digits import digits, evaluator, job
 from tests.networks import ZOO

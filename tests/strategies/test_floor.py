@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from search.spec import AmcSpec, NetAdaptSpec, RandomSpec, RewardSpec, UniformSpec
 from search.strategies.base import Outcome, Proposal, Strategy
+from search.strategy_specs import AmcSpec, NetAdaptSpec, RandomSpec, RewardSpec, UniformSpec
 from tests.conformance.problems import start
 from tests.conformance.test_strategies import known
 

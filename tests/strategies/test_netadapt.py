@@ -13,9 +13,9 @@ from hypothesis import strategies as draw
 
 from search.cost import Budget
 from search.space import Plan, widths
-from search.spec import NetAdaptSpec
 from search.strategies.base import Outcome, Problem, Proposal
 from search.strategies.netadapt import NetAdapt, schedule
+from search.strategy_specs import NetAdaptSpec
 from tests.conformance.problems import Chain, History, Linear, Score, Toy, logarithmic, play
 
 

@@ -16,13 +16,13 @@ from scipy.stats import wilcoxon
 
 from search.cost import Budget
 from search.space import Plan, widths
-from search.spec import Objective, OptunaSpec
 from search.strategies import samplers
 from search.strategies.base import Outcome, Problem, Proposal
 from search.strategies.fitting import uniform_plan
 from search.strategies.front import Direction, front
 from search.strategies.optuna import OptunaSearch
 from search.strategies.samplers import CmaEs, InStudy, Tried, rounded, seed_of
+from search.strategy_specs import Objective, OptunaSpec
 from tests.conformance.problems import Linear, Toy, logarithmic, play
 from tests.conformance.test_strategies import known
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as draw
 
 from search.cost import Budget
 from search.space import Plan, widths
-from search.spec import SensitivitySpec
 from search.strategies.base import Problem
 from search.strategies.sensitivity import Curve, curve, single_cuts, tolerate, use_up
+from search.strategy_specs import SensitivitySpec
 from tests.conformance.problems import Chain, Linear, Toy, play
 
 property_test = settings(deadline=None, max_examples=60, derandomize=True)

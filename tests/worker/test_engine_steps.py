@@ -18,7 +18,8 @@ from models.uploads import create_dataset, create_network
 from search import engine
 from search.files import FolderFiles
 from search.records import Inputs
-from search.spec import BudgetSpec, EvaluationSpec, FineTuneSpec, JobSpec, NetAdaptSpec
+from search.spec import BudgetSpec, EvaluationSpec, FineTuneSpec, JobSpec
+from search.strategy_specs import NetAdaptSpec
 from tests.worker.service import Service
 from worker.supervisor import Slot
 
