@@ -30,7 +30,8 @@ from benchmarks.plain_convolutions import plain
 from benchmarks.record import save
 from espalier.format.build import load
 from espalier.format.lift import pack
-from search.evaluation.soundness import LAYOUTS, cases, findings, in_use
+from search.evaluation.convolution_cases import LAYOUTS, cases
+from search.evaluation.soundness import findings, in_use
 from search.pruning import clone
 
 PROCESSORS: Mapping[str, dict[str, str]] = {

@@ -23,7 +23,8 @@ from typing import Any
 import torch
 
 from espalier.format.errors import EspalierError
-from search.evaluation.soundness import LAYOUTS, findings
+from search.evaluation.convolution_cases import LAYOUTS
+from search.evaluation.soundness import findings
 
 _SWEEP = 1  # to be raised when the cases or the forms that they run through change
 _ISA = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")

@@ -15,9 +15,10 @@ import torch
 from torch import fx, nn
 
 from search.evaluation import guard
+from search.evaluation.convolution_cases import LAYOUTS, Case, Layout, cases
 from search.evaluation.finetune import FineTuner
 from search.evaluation.guard import UnsoundTorch, require_sound
-from search.evaluation.soundness import LAYOUTS, Case, Layout, cases, findings
+from search.evaluation.soundness import findings
 from search.evaluation.training import Training
 from search.spec import FineTuneSpec
 from tests.evaluation.digits import evaluator, job, kept
