@@ -14,9 +14,7 @@ from espalier.client import Client
 from search.spec import JobSpec
 from search.strategy_specs import SensitivitySpec
 from tests.api.fixtures import Files, Running, publish
-from tests.client.test_cli import SET, Run, refused, run
-
-__all__ = ["run"]
+from tests.client.commands import SET, Run, refused
 
 
 def point(level: float, kept: int, drop: float | None, macs: int) -> dict[str, Any]:
