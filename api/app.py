@@ -17,7 +17,7 @@ from api.dependencies import Service
 from api.edge import Edge
 from api.examining import Examinations
 from api.ringing import LateBell
-from api.routes import artifacts, datasets, events, health, jobs, networks, trials
+from api.routes import artifacts, datasets, events, health, jobs, networks, targets, trials
 from api.watching import Watch
 from models import private
 from models.blobs import BlobStore
@@ -106,7 +106,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.add_middleware(Edge, uploads=frozenset({"/v1/networks", "/v1/datasets"}))
     handlers.install(app)
-    for routes in (networks, datasets, jobs, trials, events, artifacts, health):
+    for routes in (networks, datasets, jobs, trials, events, artifacts, targets, health):
         app.include_router(routes.router)
 
     @app.get("/", include_in_schema=False)

@@ -36,6 +36,23 @@ class DatasetView(FileView):
     description: dict[str, Any] = Field(description="splits, shapes, element types and classes")
 
 
+class TargetView(View):
+    """A runtime on a device of the workers."""
+
+    id: str
+    runtime: str = Field(description="for `target.runtime` of a job")
+    version: str
+    device: dict[str, Any] = Field(
+        description="what it computes on; its `id` is for `target.device` of a job"
+    )
+    offered: bool = Field(description="whether a worker offers it now")
+    seen_at: datetime = Field(description="when a worker last did")
+
+
+class TargetList(View):
+    items: list[TargetView]
+
+
 class TrialView(View):
     """One plan that was tried."""
 

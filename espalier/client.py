@@ -69,6 +69,10 @@ class Client(Connection):
     def datasets(self) -> Iterator[Json]:
         return self.pages("/v1/datasets")
 
+    def targets(self) -> list[Json]:
+        """What networks can be run and timed on, those offered now first."""
+        return list(self.get("/v1/targets")["items"])
+
     # --- jobs ------------------------------------------------------------------------------------
 
     def validate(self, spec: Mapping[str, Any]) -> Json:

@@ -38,24 +38,31 @@ class Claim:
 
 
 def claim_next(
-    session: Session, worker: str, lease_s: float, *, job: Job | None = None
+    session: Session,
+    worker: str,
+    lease_s: float,
+    *,
+    job: Job | None = None,
+    offers: frozenset[str] | None = None,
 ) -> Claim | None:
     """Claim the unit whose turn it is by `queue.next_turn`; `None` if nothing waits.
 
     Args:
         worker: who claims, for the reader of the row.
         job: locked by this transaction, so no other may be: `None` in another job's turn.
+        offers: what the worker can be asked for, see `models.offers`; all if not given.
     """
+    following = next_turn(offers)
     if job is not None:
-        turn = session.execute(next_turn()).first()
+        turn = session.execute(following).first()
         if turn is None or turn.job_id != job.id:
             return None
         return _claim(session, turn.id, job, worker, lease_s)
     while True:
         # A claim lost to another worker must not keep its lock while it waits for the next one.
         attempt = session.begin_nested()
-        free = next_turn().with_for_update(of=Job, skip_locked=True)
-        found = session.execute(free).first() or session.execute(next_turn()).first()
+        free = following.with_for_update(of=Job, skip_locked=True)
+        found = session.execute(free).first() or session.execute(following).first()
         claim = None
         if found is not None:
             claim = _claim(session, found.id, lock_job(session, found.job_id), worker, lease_s)

@@ -20,6 +20,7 @@ from models.idempotent import remember
 from models.ids import new_id
 from models.job import Job, State
 from models.locks import lock_job
+from models.offers import target_of
 from models.pages import Page, page
 from models.queue import announce, enqueue
 from models.states import move
@@ -72,7 +73,7 @@ def create_job(
     session.add(job)
     session.flush()
     append(session, job, "state", {"from": None, "to": State.QUEUED})
-    enqueue(session, job.id, Kind.PREPARE)
+    enqueue(session, job.id, Kind.PREPARE, target=target_of(spec))
     return Created(job, new=True)
 
 

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from models.base import clock_s
 from models.blob import Blob
 from models.job import Job, State
+from models.offers import offered
 from models.outbox import Outbox
 from models.trial import Trial
 from models.work import Work, WorkState
@@ -39,19 +40,28 @@ def waiting_for(session: Session, job_ids: Sequence[str]) -> dict[str, str]:
     """What the jobs' units of work wait for, the longest wait of each job; others are left out.
 
     A unit that is being tried again does not wait. That a lease has lapsed and nobody gave the
-    unit back is a fault too: either the database takes no writes, or no reaper runs.
+    unit back is a fault too: either the database takes no writes, or no reaper runs. A unit that
+    asks for a target waits while no worker offers it.
     """
-    held = and_(Work.state == WorkState.READY, Work.waiting_for.is_not(None))
+    ready = Work.state == WorkState.READY
+    held = and_(ready, or_(Work.waiting_for.is_not(None), Work.target.is_not(None)))
     lapsed = and_(Work.state == WorkState.CLAIMED, Work.lease_until < clock_s())
     query = (
-        select(Work.job_id, Work.waiting_for, Work.state)
+        select(Work.job_id, Work.waiting_for, Work.state, Work.target)
         .where(Work.job_id.in_(job_ids), or_(held, lapsed))
         .order_by(Work.waiting_since.desc(), Work.id.desc())
     )
-    return {
-        row.job_id: row.waiting_for if row.state == WorkState.READY else _SILENT
-        for row in session.execute(query)
-    }
+    rows = session.execute(query).all()
+    now = offered(session) if any(row.target is not None for row in rows) else frozenset()
+    found = {}
+    for row in rows:
+        if row.state != WorkState.READY:
+            found[row.job_id] = _SILENT
+        elif row.waiting_for is not None:
+            found[row.job_id] = row.waiting_for
+        elif row.target not in now:
+            found[row.job_id] = f"target: no worker offers {row.target} now"
+    return found
 
 
 def scored_trials(session: Session, job_id: str) -> list[tuple[int, float, dict[str, Any]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 
-from sqlalchemy import ColumnElement, Select, case, func, insert, select
+from sqlalchemy import ColumnElement, Select, case, func, insert, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from models.base import clock_s
@@ -16,9 +16,20 @@ from models.work import Kind, Work, WorkState
 OPEN = (WorkState.READY, WorkState.CLAIMED)
 
 
-def enqueue(session: Session, job_id: str, kind: Kind, trial: int | None = None) -> Work:
-    """Make a unit of work; the workers hear of it after the commit."""
-    work = Work(job_id=job_id, kind=kind, trial=trial)
+def enqueue(
+    session: Session,
+    job_id: str,
+    kind: Kind,
+    trial: int | None = None,
+    *,
+    target: str | None = None,
+) -> Work:
+    """Make a unit of work; the workers hear of it after the commit.
+
+    Args:
+        target: what a worker has to offer to claim it, see `models.offers`.
+    """
+    work = Work(job_id=job_id, kind=kind, trial=trial, target=target)
     session.add(work)
     session.flush()
     announce(session, work.id)
@@ -61,8 +72,11 @@ def waits() -> tuple[ColumnElement[bool], ...]:
 
 
 @cache
-def next_turn() -> Select[int, str]:
+def next_turn(offers: frozenset[str] | None = None) -> Select[int, str]:
     """The unit that is to be claimed next, and its job.
+
+    Args:
+        offers: what the worker can be asked for, see `models.offers`; all if not given.
 
     Turns: the short `advance` first, then the job with the fewest units running, then the one
     that was served longest ago, so that a large job does not hold up a small one.
@@ -77,10 +91,14 @@ def next_turn() -> Select[int, str]:
     return (
         select(Work.id, Work.job_id)
         .join(Job, Job.id == Work.job_id)
-        .where(*waits())
+        .where(*waits(), *([] if offers is None else [_claimable_with(offers)]))
         .order_by(case((Work.kind == Kind.ADVANCE, 0), else_=1), running, Job.served_at, Work.id)
         .limit(1)
     )
+
+
+def _claimable_with(offers: frozenset[str]) -> ColumnElement[bool]:
+    return or_(Work.target.is_(None), Work.target.in_(sorted(offers)))
 
 
 def claimable(session: Session, limit: int = 1000) -> list[int]:

@@ -11,6 +11,7 @@ from models.idempotency import IdempotencyKey
 from models.job import Job
 from models.network import Network
 from models.outbox import Outbox
+from models.target import Target
 from models.trial import Trial
 from models.work import Work
 
@@ -23,6 +24,7 @@ TABLES = (
     Job,
     Network,
     Outbox,
+    Target,
     Trial,
     Work,
 )

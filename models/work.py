@@ -38,6 +38,7 @@ class Work(Base):
 
     Attributes:
         trial: number of the trial to evaluate.
+        target: what the worker has to offer, see `models.offers`; `None` if nothing.
         fence: raised by every claim; a write with an older fence changes nothing.
         attempts: claims since the last one that made progress.
         lease_until: when a claim lapses; seconds since 1970 by the database's clock.
@@ -66,6 +67,7 @@ class Work(Base):
     job_id: Mapped[str] = mapped_column(Id, ForeignKey("jobs.id"))
     kind: Mapped[str] = mapped_column(String(16))
     trial: Mapped[int | None]
+    target: Mapped[str | None] = mapped_column(String(60))
     state: Mapped[str] = mapped_column(String(16), default=WorkState.READY)
     fence: Mapped[int] = mapped_column(default=0)
     attempts: Mapped[int] = mapped_column(default=0)

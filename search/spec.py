@@ -150,6 +150,22 @@ class FineTuneSpec(Frozen):
     )
 
 
+class TargetSpec(Frozen):
+    """What the pruned network shall run on, and is timed on."""
+
+    runtime: Literal["onnxruntime", "openvino", "torch"] = Field(
+        "onnxruntime", description="what runs the file: ONNX, or for torch the package"
+    )
+    threads: int = Field(1, ge=1, le=256, description="that compute one batch")
+    batch: int = Field(1, ge=1, le=4096, description="examples at once")
+    device: str | None = Field(
+        None,
+        max_length=40,
+        description="id of a device, as GET /v1/targets lists them; that of whichever worker "
+        "prepares the job if not given",
+    )
+
+
 class JobSpec(Frozen):
     """One compression job."""
 
@@ -166,6 +182,7 @@ class JobSpec(Frozen):
     rounding: RoundingSpec = RoundingSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     finetune: FineTuneSpec = FineTuneSpec()
+    target: Annotated[TargetSpec, Later(TargetSpec())] = TargetSpec()
     seed: int = Field(0, ge=0, lt=2**63)
     name: str | None = Field(None, max_length=200)
     version: Annotated[Version, Later(1)] = Field(

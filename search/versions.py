@@ -39,8 +39,8 @@ class Frozen(BaseModel):
         values = self.model_dump(mode="json")
         for name, field in type(self).model_fields.items():
             part = getattr(self, name)
-            if isinstance(part, Frozen):
-                values[name] = part.identity()
-            elif any(isinstance(mark, Later) and mark.value == part for mark in field.metadata):
+            if any(isinstance(mark, Later) and mark.value == part for mark in field.metadata):
                 del values[name]
+            elif isinstance(part, Frozen):
+                values[name] = part.identity()
         return values

@@ -17,8 +17,10 @@ from models import private
 from models.bell import QUEUE, TASK, BrokerBell
 from models.blobs import BlobStore
 from models.database import Database
+from models.offers import Offer, claims
 from models.settings import Settings
 from worker import broker
+from worker.offering import keep_offering, offers_here
 from worker.supervisor import Slot
 
 settings = Settings()
@@ -52,11 +54,16 @@ def _shared() -> tuple[Database, BlobStore]:
 _SHARED_LOCK = threading.Lock()
 
 
+@cache
+def _offers() -> tuple[Offer, ...]:
+    return offers_here()
+
+
 def _slot() -> Slot:
     """The slot of this thread of the pool, made at its first message."""
     if not hasattr(_own, "slot"):
         with _SHARED_LOCK:
-            _own.slot = Slot(*_shared(), settings, _draining)
+            _own.slot = Slot(*_shared(), settings, _draining, offers=claims(_offers()))
             _slots.append(_own.slot)
     slot: Slot = _own.slot
     return slot
@@ -72,6 +79,12 @@ def ring(work_id: int) -> None:  # noqa: ARG001 - whose turn it is, the database
 def _begin(**_: Any) -> None:
     private.begin()
     private.tighten(settings)
+
+
+@signals.worker_ready.connect  # type: ignore[untyped-decorator]  # Celery has no types
+def _offer(**_: Any) -> None:
+    with _SHARED_LOCK:
+        keep_offering(_shared()[0], _offers(), _draining)
 
 
 @signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]  # Celery has no types

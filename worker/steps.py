@@ -23,6 +23,7 @@ from models.claims import Claim, complete, end, settle
 from models.events import append
 from models.job import Job, State
 from models.jobs import get_job
+from models.offers import target_of
 from models.queue import OPEN, enqueue, enqueue_trials
 from models.references import release, release_job, release_weights, retain
 from models.settings import Settings
@@ -260,7 +261,7 @@ def _tune(
     append(session, job, "tuned", {"done": result["done"], "history": finite(result["history"])})
     if result["done"]:
         report(session, job, "finalize", 0.0, {})
-        enqueue(session, job.id, Kind.FINALIZE)
+        enqueue(session, job.id, Kind.FINALIZE, target=target_of(job.spec))
     else:
         enqueue(session, job.id, Kind.TUNE)
 

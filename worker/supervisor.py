@@ -26,6 +26,7 @@ from models.blobs import BlobStore
 from models.claims import Claim, claim_next, hold, release, renew
 from models.database import AWAY, Database
 from models.errors import LeaseLost
+from models.job import Job
 from models.jobs import get_job
 from models.locks import lock_worked_on
 from models.logs import get_logger
@@ -89,6 +90,7 @@ class Slot:
 
     Args:
         draining: set when the worker is to end.
+        offers: what the worker can be asked for, see `models.offers`; all if not given.
         command: what to start as the child; `CHILD` if not given.
     """
 
@@ -99,12 +101,14 @@ class Slot:
         settings: Settings,
         draining: threading.Event,
         command: Sequence[str] | None = None,
+        offers: frozenset[str] | None = None,
     ) -> None:
         self._database = database
         self._store = store
         self._settings = settings
         self._draining = draining
         self._command = command or CHILD
+        self._offers = offers
         self._child: Child | None = None
         self._shared: tuple[str, steps.Values] | None = None  # of the last job, with its id
         self._name = f"{socket.gethostname()}:{os.getpid()}:{threading.get_native_id()}"
@@ -120,7 +124,7 @@ class Slot:
                 claim: Claim | None = task.claim
             else:
                 try:
-                    claim = self._transact(claim_next, self._name, self._settings.lease_s)
+                    claim = self._transact(self._next)
                 except AWAY as error:
                     self._log.warning("claim.failed", error=str(error))
                     return done  # the reaper will ring again
@@ -167,6 +171,10 @@ class Slot:
             self._discard()
             self._give_back(claim, _GivenUp.after(error))
         return None
+
+    def _next(self, session: Session, job: Job | None = None) -> Claim | None:
+        """Claim the unit whose turn it is; see `claim_next`."""
+        return claim_next(session, self._name, self._settings.lease_s, job=job, offers=self._offers)
 
     def _task(self, session: Session, claim: Claim) -> _Task:
         known = self._shared
@@ -267,7 +275,7 @@ class Slot:
             job = steps.commit(session, claim, task.given, result, self._store, seconds)
             if not go_on or self._draining.is_set():
                 return None
-            found = claim_next(session, self._name, self._settings.lease_s, job=job)
+            found = self._next(session, job=job)
             return None if found is None else self._task(session, found)
 
         try:

@@ -29,6 +29,7 @@ from models.jobs import (
     request_pause,
     resume,
 )
+from models.offers import check_known, target_of
 from models.overview import best_trials, measured_trials, waiting_for
 from models.uploads import get_dataset, get_network
 from search.cost import Budget, UnreachableBudget
@@ -84,6 +85,10 @@ def _checked(service: Service, spec: JobSpec) -> ValidationView:
             dataset = get_dataset(session, spec.dataset)
         except NotFound as error:
             raise refused(error, "dataset") from error
+        try:
+            check_known(session, target_of(spec.model_dump(include={"target"})))
+        except NotFound as error:
+            raise refused(error, "target.device") from error
     analysis = _analysis(service, network.digest)
     try:
         return check_job(spec, analysis, network.description["classes"], dataset.description)

@@ -15,6 +15,7 @@ from espalier.cli import (
     results,
     serving,
     submitting,
+    targets,
     trials,
     watching,
 )
@@ -51,6 +52,7 @@ packing.register(app)
 serving.register(app)
 submitting.register(app)
 describing.register(app)
+targets.register(app)
 curves.register(app)
 watching.register(app)
 results.register(app)

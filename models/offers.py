@@ -1,0 +1,97 @@
+"""Which targets are offered now, and the work that asks for one.
+
+A unit of work that times networks asks for a runtime anywhere (`onnxruntime`), or for a runtime on
+a device (`onnxruntime@dev_...`). A worker claims what asks for nothing, and what it offers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from models.base import Facts, clock_s
+from models.errors import NotFound
+from models.target import Target
+
+OFFER_S = 20.0
+"""How often a worker says what it offers."""
+FRESH_S = 3 * OFFER_S
+"""A target that no worker offered for so long is not offered now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A runtime on a worker's device.
+
+    Attributes:
+        device: as JSON values, with its `id`.
+    """
+
+    runtime: str
+    version: str
+    device: Facts
+
+    @property
+    def id(self) -> str:
+        return f"{self.runtime}@{self.device['id']}"
+
+
+def target_of(spec: Mapping[str, Any]) -> str | None:
+    """What a job's specification asks of the worker that times; before there were targets nothing.
+
+    Args:
+        spec: as its row holds it.
+    """
+    target = spec.get("target")
+    if target is None:
+        return None
+    runtime, device = target["runtime"], target["device"]
+    return str(runtime if device is None else f"{runtime}@{device}")
+
+
+def claims(offers: Collection[Offer]) -> frozenset[str]:
+    """All that a worker with these offers can be asked for."""
+    return frozenset(each for offer in offers for each in (offer.runtime, offer.id))
+
+
+def offer(session: Session, offers: Sequence[Offer]) -> None:
+    """Say what a worker offers now."""
+    for each in offers:
+        values = {"version": each.version, "device": each.device, "seen_at": clock_s()}
+        known = update(Target).where(Target.id == each.id).values(**values)
+        if session.execute(known).rowcount:  # type: ignore[attr-defined]  # an update has it
+            continue
+        try:
+            with session.begin_nested():
+                session.add(Target(id=each.id, runtime=each.runtime, **values))
+        except IntegrityError:
+            session.execute(known)  # another worker of the device was first
+
+
+def list_targets(session: Session) -> list[tuple[Target, bool]]:
+    """All targets that were ever offered, those offered now first; with whether they are."""
+    fresh = (Target.seen_at >= clock_s() - FRESH_S).label("offered")
+    query = select(Target, fresh).order_by(fresh.desc(), Target.runtime, Target.id)
+    return [(row, bool(offered)) for row, offered in session.execute(query)]
+
+
+def check_known(session: Session, target: str | None) -> None:
+    """See that a worker can be asked for that target, now or when it is there again.
+
+    Raises:
+        NotFound: no worker ever offered that runtime on that device.
+    """
+    if target is not None and "@" in target and session.get(Target, target) is None:
+        raise NotFound(f"no worker ever offered {target}: GET /v1/targets lists what they do")
+
+
+def offered(session: Session) -> frozenset[str]:
+    """All that work can ask for now."""
+    return frozenset(
+        each for row, fresh in list_targets(session) if fresh for each in (row.runtime, row.id)
+    )
