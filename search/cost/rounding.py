@@ -42,11 +42,11 @@ def _rules(space: SearchSpace, rounding: RoundingSpec, version: Version) -> Iter
     if version == 1:  # counted a group's channels, whatever they were in the tensors
         yield from (_Rule(multiple, minimum) for _ in space.groups)
         return
-    made: list[dict[str, int]] = [{} for _ in space.groups]
-    for tensor, size in space.made.items():
+    owned: list[dict[str, int]] = [{} for _ in space.groups]
+    for tensor, size in space.layer_channels.items():
         for group, positions in size.terms:
-            made[group][tensor] = positions
-    for tensors in made:
+            owned[group][tensor] = positions
+    for tensors in owned:
         if not tensors:  # nothing but products of stored tensors
             yield _Rule(multiple, minimum)
             continue

@@ -220,7 +220,7 @@ def test_the_cut_network_computes_with_multiples_of_eight(name: str) -> None:
         widths = widths_of_a_run(small, random_inputs(graph, 0))
         for node, _ in graph.calls():
             count = widths[node.target or ""]
-            size = space.made[node.name]
+            size = space.layer_channels[node.name]
             whole = sum(
                 positions * space.full[group]
                 for group, positions in size.terms
