@@ -13,6 +13,9 @@ Plan = tuple[int, ...]
 Kept = tuple[tuple[int, ...], ...]
 """Indices of the kept channels per group, ascending. `tuple(map(len, kept))` is the plan."""
 
+Choices = tuple[tuple[int, ...], ...]
+"""The widths that each group may keep, ascending; the last is the full width."""
+
 
 @dataclass(frozen=True, slots=True)
 class Affine:

@@ -210,13 +210,15 @@ class JobSpec(Frozen):
 
     @property
     def levels(self) -> dict[str, Any]:
-        """What the losses of single groups (`search.levels`) follow from, besides the files."""
+        """What the losses of single groups (`search.levels`) follow from.
+
+        Besides the files and the widths that the groups may keep (`Prepared.choices`).
+        """
         evaluation = self.evaluation.model_dump(
             mode="json", exclude={"metric", "racing", "allow_chance"}
         )
-        rounding = self.rounding.model_dump(mode="json")
         rules = {"version": self.version, "seed": self.seed, "ranking": self.ranking}
-        return {**rules, **evaluation, **rounding}
+        return {**rules, **evaluation}
 
     @property
     def request(self) -> dict[str, Any]:

@@ -12,12 +12,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from search.space import ChannelGroup, Exclusion, SearchSpace, widths
+from search.space import ChannelGroup, Choices, Exclusion, SearchSpace, widths
 from search.spec import RoundingSpec
 from search.versions import Version
-
-Choices = tuple[tuple[int, ...], ...]
-"""The widths that each group may keep, ascending."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +75,18 @@ def choices_of(space: SearchSpace, rounding: RoundingSpec, version: Version) -> 
 
 
 def without_choice(
-    space: SearchSpace, rounding: RoundingSpec, version: Version
+    space: SearchSpace, choices: Choices, rounding: RoundingSpec, version: Version
 ) -> tuple[Exclusion, ...]:
-    """The groups that may keep nothing but their full width, and why, in words for the user."""
+    """The groups that may keep nothing but their full width, and why, in words for the user.
+
+    Args:
+        choices: that the rounding leads to.
+    """
     rules = _rules(space, rounding, version)
     return tuple(
         Exclusion(group.name, group.channels, _reason(space, group, rule, rounding))
-        for group, rule in zip(space.groups, rules, strict=True)
-        if len(rule.widths(group.channels)) == 1
+        for group, options, rule in zip(space.groups, choices, rules, strict=True)
+        if len(options) == 1
     )
 
 
