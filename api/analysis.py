@@ -153,6 +153,6 @@ def check_job(
         groups=len(analysis.space.groups),
         without_choice=tuple(
             ExcludedView(name=item.name, channels=item.channels, reason=item.reason)
-            for item in without_choice(analysis.space, spec.rounding, spec.version)
+            for item in without_choice(analysis.space, choices, spec.rounding, spec.version)
         ),
     )

@@ -191,7 +191,11 @@ def unstorable(where: str, fault: str) -> Problem:
 
 
 async def check(body: bytes, headers: Headers) -> None:
-    """Raises: `Problem` 400, 413 or 422 if a body said to be JSON cannot be taken."""
+    """Refuse a body that says to be JSON and cannot be taken.
+
+    Raises:
+        Problem: 400, 413 or 422.
+    """
     if not body or "json" not in headers.get("content-type", "").lower():
         return
     if len(body) <= _AT_ONCE:

@@ -69,7 +69,11 @@ class Edge:
 
 
 def check_text(scope: Scope) -> None:
-    """Raises: `Problem` 400 where path or query are no UTF-8, 422 if the text cannot be stored."""
+    """Refuse paths and queries that are no text.
+
+    Raises:
+        Problem: 400 if they are no UTF-8, 422 if the text cannot be stored.
+    """
     for where, raw in (("path", scope["raw_path"]), ("query", scope["query_string"])):
         try:
             text = unquote_to_bytes(raw).decode()

@@ -37,7 +37,8 @@ def _is_loopback(host: str) -> bool:
 
 
 def check_host(headers: Headers, hosts: Collection[str]) -> None:
-    """
+    """Refuse requests for other names than this service's.
+
     Args:
         hosts: names and addresses beside loopback's, in lower case.
     Raises:
@@ -57,7 +58,11 @@ def check_host(headers: Headers, hosts: Collection[str]) -> None:
 
 
 def check_origin(method: str, headers: Headers) -> None:
-    """Raises: `Problem` 403 where another origin's page asks for what may change something."""
+    """Refuse what may change something, where a page of another origin asks for it.
+
+    Raises:
+        Problem: 403.
+    """
     if method in _SAFE:
         return
     site = headers.get("sec-fetch-site", "none")

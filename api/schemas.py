@@ -121,7 +121,8 @@ def dataset_view(row: Dataset) -> DatasetView:
 
 
 def trial_view(row: Trial, *, ended: bool) -> TrialView:
-    """
+    """A trial, as clients see it.
+
     Args:
         ended: whether its job has; what was not measured by then never will be.
     """
@@ -144,7 +145,8 @@ def trial_view(row: Trial, *, ended: bool) -> TrialView:
 
 
 def listed_trial_view(row: Trial, front: Collection[int] | None, *, ended: bool) -> ListedTrialView:
-    """
+    """A trial in a list.
+
     Args:
         front: numbers of the trials on the front; `None` if the search has one objective.
     """
@@ -153,7 +155,8 @@ def listed_trial_view(row: Trial, front: Collection[int] | None, *, ended: bool)
 
 
 def job_view(row: Job, best: Trial | None, trials: int, waiting_for: str | None) -> JobView:
-    """
+    """A job, as clients see it.
+
     Args:
         best: the best trial so far.
         trials: how many were measured.

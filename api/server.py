@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from models.settings import Settings
 
 GRACE_S = 5  # long polls and event streams are cut after this
-HEAD_BYTES = 1 << 16
+FRAMING_BYTES = 1 << 16  # of a head, of trailers, of a chunk's extensions
 _CLOSE = b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _LATE = b"HTTP/1.1 408 Request Timeout" + _CLOSE
 _LARGE = b"HTTP/1.1 431 Request Header Fields Too Large" + _CLOSE
@@ -30,28 +30,43 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._head: asyncio.TimerHandle | None = None
-        self._head_bytes = 0
-        self._in_head = False
+        self._framing_bytes = 0
+        self._in_head = self._in_message = self._took_body = False
         self._unread: asyncio.TimerHandle | None = None
         self._expect_head()
 
     def data_received(self, data: bytes) -> None:
         if self._head is None and (self.cycle is None or self.cycle.response_complete):
             self._expect_head()
+        self._took_body = False
         super().data_received(data)
-        if self._in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_BYTES:
+        if self._took_body:
+            self._framing_bytes = 0
+        elif self._in_message:
+            self._framing_bytes += len(data)
+            if self._framing_bytes > FRAMING_BYTES:
                 self._refuse(_LARGE)
 
     def on_message_begin(self) -> None:
-        self._in_head, self._head_bytes = True, 0
+        self._in_head, self._in_message, self._framing_bytes = True, True, 0
         super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # trailers may be ignored (RFC 9110, section 6.5.1)
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._head_is_here()
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._took_body = True
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._in_message = False
+        super().on_message_complete()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -80,7 +95,7 @@ class Protocol(HttpToolsProtocol):
     def _refuse(self, answer: bytes) -> None:
         self._head_is_here()
         if not self.transport.is_closing():
-            if self._in_head:  # who has sent nothing expects no answer
+            if self._in_head:  # who sent nothing expects no answer, and behind it is a route's
                 self.transport.write(answer)
             self.transport.close()
 

@@ -256,8 +256,8 @@ async def receive(
     expected = sha256.lower() if sha256 else represented(request)
     with service.blobs.incoming() as blob:
         sink = _Sink(blob, limit)
-        form = _form(request, sink)
         try:
+            form = _form(request, sink)
             if announced(request.headers) > limit + (_FRAMING if form else 0):
                 raise too_large(limit)
             await _copy(request, service, sink, form)

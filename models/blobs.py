@@ -142,7 +142,11 @@ class BlobStore:
         return path if path.is_file() else None
 
     def size_bytes(self, digest: str) -> int:
-        """Raises: BlobMissing."""
+        """The size of a blob.
+
+        Raises:
+            BlobMissing: there is no such blob.
+        """
         try:
             with _answering():
                 return obstore.head(self._store, key_of(digest))["size"]

@@ -78,7 +78,11 @@ def create_job(
 
 
 def get_job(session: Session, job_id: str) -> Job:
-    """Raises: NotFound."""
+    """The job of that id.
+
+    Raises:
+        NotFound: there is none.
+    """
     job = session.get(Job, job_id)
     if job is None:
         raise NotFound(f"there is no job {job_id!r}: GET /v1/jobs lists them")
@@ -192,7 +196,11 @@ def trials_of(
 
 
 def get_trial(session: Session, job_id: str, number: int) -> Trial:
-    """Raises: NotFound."""
+    """The trial of that number of a job.
+
+    Raises:
+        NotFound: there is none.
+    """
     trial = session.get(Trial, (job_id, number))
     if trial is None:
         get_job(session, job_id)
@@ -220,7 +228,11 @@ def artifacts_of(session: Session, job_id: str) -> Sequence[Artifact]:
 
 
 def get_artifact(session: Session, job_id: str, name: str) -> Artifact:
-    """Raises: NotFound."""
+    """The result file of that name of a job.
+
+    Raises:
+        NotFound: there is none.
+    """
     artifact = session.get(Artifact, (job_id, name))
     if artifact is None:
         raise NotFound(f"job {job_id} has no artifact {name!r}: {_instead(session, job_id, name)}")

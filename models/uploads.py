@@ -71,7 +71,11 @@ def create_dataset(session: Session, **fields: Any) -> Dataset:
 
 
 def get_network(session: Session, network_id: str) -> Network:
-    """Raises: NotFound."""
+    """The network of that id.
+
+    Raises:
+        NotFound: there is none.
+    """
     network = session.get(Network, network_id)
     if network is None:
         raise NotFound(f"there is no network {network_id!r}: upload it with POST /v1/networks")
@@ -79,7 +83,11 @@ def get_network(session: Session, network_id: str) -> Network:
 
 
 def get_dataset(session: Session, dataset_id: str) -> Dataset:
-    """Raises: NotFound."""
+    """The dataset of that id.
+
+    Raises:
+        NotFound: there is none.
+    """
     dataset = session.get(Dataset, dataset_id)
     if dataset is None:
         raise NotFound(f"there is no dataset {dataset_id!r}: upload it with POST /v1/datasets")

@@ -35,7 +35,7 @@ class Problem:
         self.cost = CostModel(self.space)
 
     def choices(self, spec: JobSpec) -> tuple[tuple[int, ...], ...]:
-        """Allowed widths per group."""
+        """Allowed widths per group, as the rounding asks for them."""
         return choices_of(self.space, spec.rounding, spec.version)
 
     def budget(self, spec: JobSpec) -> Budget:

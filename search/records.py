@@ -8,8 +8,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, TypeAdapter
 
-from search.space import Exclusion, Kept
-from search.spec import JobSpec
+from search.space import Choices, Exclusion, Kept
+from search.spec import JobSpec, RoundingSpec
 from search.strategies.base import Outcome, Proposal, Solve
 
 _ADAPTERS: dict[type, TypeAdapter[Any]] = {}
@@ -73,6 +73,22 @@ class JobWarning(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class LossCurves(Record):
+    """What each group loses at each width, as an earlier job of the same network and data found.
+
+    Attributes:
+        losses: of each group `(channels,)`, of keeping 1, 2, ...
+        choices: the widths that were allowed; `None` where they followed from `rounding` and were
+            not stored.
+        rounding: what the earlier job asked for.
+    """
+
+    losses: tuple[tuple[float, ...], ...]
+    choices: Choices | None
+    rounding: RoundingSpec
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared(Record):
     """What is known before the search.
 
@@ -85,6 +101,8 @@ class Prepared(Record):
         groups: what can be pruned, in the order of a plan.
         excluded: what cannot, and why.
         graph: the network's graph as `graph.json` holds it, so that `advance` needs no file.
+        choices: the widths that each group may keep, all that later steps go by; `None` in jobs
+            that were prepared before these were stored: there they follow from the rounding.
         levels: what each group loses at each width, where an earlier job has measured it.
         warnings: what looks wrong in the network or the data.
     """
@@ -97,6 +115,7 @@ class Prepared(Record):
     groups: tuple[Group, ...]
     excluded: tuple[Exclusion, ...]
     graph: str
+    choices: Choices | None = None
     levels: tuple[tuple[float, ...], ...] | None = None
     warnings: tuple[JobWarning, ...] = ()
 

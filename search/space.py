@@ -13,6 +13,9 @@ Plan = tuple[int, ...]
 Kept = tuple[tuple[int, ...], ...]
 """Indices of the kept channels per group, ascending. `tuple(map(len, kept))` is the plan."""
 
+Choices = tuple[tuple[int, ...], ...]
+"""The widths that each group may keep, ascending; the last is the full width."""
+
 
 @dataclass(frozen=True, slots=True)
 class Affine:
@@ -97,7 +100,7 @@ class SearchSpace:
         excluded: what is left out, with reasons.
         node_shapes: by node name.
         stored_shapes: by stored tensor's name.
-        made: channels of the tensors that layers with weights make, by node name.
+        layer_channels: channels of the tensors that layers with weights make, by node name.
         node_constants: attributes of nodes that change with the plan, by node and attribute.
         module_constants: constructor's arguments that change, by module path and argument.
     """
@@ -107,7 +110,7 @@ class SearchSpace:
     excluded: tuple[Exclusion, ...]
     node_shapes: Mapping[str, tuple[Extent, ...]]
     stored_shapes: Mapping[str, tuple[Affine, ...]]
-    made: Mapping[str, Affine] = field(default_factory=dict)
+    layer_channels: Mapping[str, Affine] = field(default_factory=dict)
     node_constants: Mapping[str, Mapping[str, Constant]] = field(default_factory=dict)
     module_constants: Mapping[str, Mapping[str, Constant]] = field(default_factory=dict)
 

@@ -14,18 +14,24 @@ from pydantic import (
     model_validator,
 )
 
+from espalier.targets import RuntimeName
 from search.strategy_specs import AllocateSpec, NetAdaptSpec, StrategySpec
 from search.versions import NEWEST, Frozen, Later, Version, with_version
 
-_PERCENT = re.compile(r"^\d{1,3}(\.\d+)?%$")
+_PERCENT = re.compile(r"[0-9]{1,3}(\.[0-9]+)?%")
+_MOST = 2**63  # whole numbers end where those of databases and arrays do
+
+Count = Annotated[int, Field(lt=_MOST)]
+Amount = Annotated[float, Field(le=1e6)]
+"""Beyond every use, and the square is still a float32."""
 
 
 def _limit(value: int | str) -> int | str:
     if isinstance(value, str):
-        if not _PERCENT.match(value) or not 0 < float(value[:-1]) <= 100:
+        if not _PERCENT.fullmatch(value) or not 0 < float(value[:-1]) <= 100:
             raise ValueError('a limit is a whole number or a percentage of the original, as "50%"')
-    elif value < 1:
-        raise ValueError("a limit is at least 1")
+    elif not 1 <= value < _MOST:
+        raise ValueError("a limit is at least 1 and below 2**63")
     return value
 
 
@@ -70,7 +76,7 @@ class RoundingSpec(Frozen):
         description="what a group leaves of each tensor that a layer makes is a multiple of so "
         "many channels, or all; a group may own several channels of a tensor at once, as a head's",
     )
-    minimum: int = Field(1, ge=1, description="and so many channels at least")
+    minimum: Count = Field(1, ge=1, description="and so many channels at least")
 
 
 Reconstruction = Literal["none", "parallel", "sequential"]
@@ -81,7 +87,7 @@ class EvaluationSpec(Frozen):
     """How a trial is scored. The three splits and the test split never share an example."""
 
     metric: Metric = "top1"
-    calibration: int = Field(
+    calibration: Count = Field(
         512,
         ge=0,
         description="examples for reconstruction and for batch-norm recalibration, which takes "
@@ -97,7 +103,7 @@ class EvaluationSpec(Frozen):
         description="batch-norm statistics from the calibration examples, plain or relative to "
         "what they make of the original; auto: relative, and none after sequential reconstruction",
     )
-    holdout: int = Field(
+    holdout: Count = Field(
         1000,
         ge=1,
         description="examples that score the trials; at most a quarter of those there are, or all "
@@ -107,7 +113,7 @@ class EvaluationSpec(Frozen):
         0.2, gt=0, lt=1, description="share kept for the test, where the data brings no test split"
     )
     batch_size: int = Field(128, ge=2, le=65_536)  # batch-norm cannot be trained on one
-    tuning_rate: float = Field(1e-3, gt=0, description="learning rate of a trial's short tuning")
+    tuning_rate: Amount = Field(1e-3, gt=0, description="learning rate of a trial's short tuning")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
         description="of the passes over the hold-out; bfloat16 is for accelerators, and slower on "
@@ -129,17 +135,17 @@ class FineTuneSpec(Frozen):
     """How the winner is trained after the search."""
 
     epochs: int = Field(5, ge=0, le=10_000)
-    learning_rate: float = Field(0.02, gt=0)
+    learning_rate: Amount = Field(0.02, gt=0)
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps spent warming up")
     momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(1e-4, ge=0)
+    weight_decay: Amount = Field(1e-4, ge=0)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     distillation: float = Field(
         0.5, ge=0, le=1, description="weight of the original network's outputs as targets"
     )
-    temperature: float = Field(2.0, gt=0)
+    temperature: Amount = Field(2.0, gt=0)
     augment: Literal["none", "crop", "flip", "crop_flip"] = "none"
-    clip_norm: float | None = Field(
+    clip_norm: Amount | None = Field(
         5.0, gt=0, description="longest gradient; null switches clipping off"
     )
     batch_size: int = Field(128, ge=2, le=65_536)  # batch-norm cannot be trained on one
@@ -153,7 +159,7 @@ class FineTuneSpec(Frozen):
 class TargetSpec(Frozen):
     """What the pruned network shall run on, and is timed on."""
 
-    runtime: Literal["onnxruntime", "openvino", "torch"] = Field(
+    runtime: RuntimeName = Field(
         "onnxruntime", description="what runs the file: ONNX, or for torch the package"
     )
     threads: int = Field(1, ge=1, le=256, description="that compute one batch")
@@ -183,7 +189,7 @@ class JobSpec(Frozen):
     evaluation: EvaluationSpec = EvaluationSpec()
     finetune: FineTuneSpec = FineTuneSpec()
     target: Annotated[TargetSpec, Later(TargetSpec())] = TargetSpec()
-    seed: int = Field(0, ge=0, lt=2**63)
+    seed: int = Field(0, ge=0, lt=_MOST)
     name: str | None = Field(None, max_length=200)
     version: Annotated[Version, Later(1)] = Field(
         NEWEST,
@@ -222,13 +228,15 @@ class JobSpec(Frozen):
 
     @property
     def levels(self) -> dict[str, Any]:
-        """What the losses of single groups (`search.levels`) follow from, besides the files."""
+        """What the losses of single groups (`search.levels`) follow from.
+
+        Besides the files and the widths that the groups may keep (`Prepared.choices`).
+        """
         evaluation = self.evaluation.model_dump(
             mode="json", exclude={"metric", "racing", "allow_chance"}
         )
-        rounding = self.rounding.model_dump(mode="json")
         rules = {"version": self.version, "seed": self.seed, "ranking": self.ranking}
-        return {**rules, **evaluation, **rounding}
+        return {**rules, **evaluation}
 
     @property
     def request(self) -> dict[str, Any]:

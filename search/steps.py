@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from espalier.format.codec import graph_to_json
-from search.context import Context, context_of, problem_of
-from search.cost import Budget, check_reachable, smallest_cost
+from search.context import Context, Problem, context_of, problem_of
+from search.cost import Budget, Choices, check_reachable, choices_of, smallest_cost
 from search.evaluation import checkpoint as checkpoints
 from search.evaluation.evaluator import Start
 from search.evaluation.finetune import FineTuner
@@ -28,12 +28,14 @@ from search.records import (
     Finished,
     Group,
     Inputs,
+    LossCurves,
     Prepared,
     Trial,
     TrialResult,
     Tuned,
 )
 from search.space import Plan
+from search.spec import JobSpec
 from search.strategies import create
 from search.strategies.base import Outcome, Proposal, Solve
 from search.strategies.fitting import uniform_plan
@@ -49,13 +51,12 @@ def silent(stage: str, fraction: float, facts: dict[str, Any]) -> None:
     """Progress that nobody follows."""
 
 
-def prepare(
-    inputs: Inputs, files: Files, levels: tuple[tuple[float, ...], ...] | None = None
-) -> Prepared:
+def prepare(inputs: Inputs, files: Files, known: Sequence[LossCurves] = ()) -> Prepared:
     """Find what can be pruned, see that the budget can be met, and measure the original.
 
     Args:
-        levels: see `Prepared`.
+        known: loss curves of earlier jobs that agree with this one in network, data and
+            `JobSpec.levels`; those that were measured under the same allowed widths are taken over.
 
     Raises:
         FormatError: the network's package is malformed.
@@ -85,9 +86,28 @@ def prepare(
         groups=tuple(Group(group.name, group.channels) for group in problem.space.groups),
         excluded=problem.space.excluded,
         graph=graph_to_json(problem.space.graph),
-        levels=levels,
+        choices=choices,
+        levels=_taken_over(known, choices, problem, spec),
         warnings=tuple(warnings),
     )
+
+
+def _taken_over(
+    known: Sequence[LossCurves], choices: Choices, problem: Problem, spec: JobSpec
+) -> tuple[tuple[float, ...], ...] | None:
+    """The first losses that were measured under the same allowed widths."""
+    for curves in known:
+        measured_under = curves.choices
+        if measured_under is None:
+            measured_under = choices_of(problem.space, curves.rounding, spec.version)
+        if measured_under == choices:
+            return curves.losses
+    return None
+
+
+def _choices(problem: Problem, spec: JobSpec, prepared: Prepared) -> Choices:
+    """The widths that each group may keep, as `prepare` decided."""
+    return problem.choices(spec) if prepared.choices is None else prepared.choices
 
 
 def advance(
@@ -110,7 +130,7 @@ def advance(
         spec.strategy,
         problem.cost,
         Budget(prepared.limits),
-        problem.choices(spec),
+        _choices(problem, spec, prepared),
         spec.seed,
         baseline=prepared.score,
         levels=prepared.levels,
@@ -132,7 +152,7 @@ def advance(
 
 def evaluate(
     inputs: Inputs,
-    prepared: Prepared,  # noqa: ARG001 - every step takes what is known
+    prepared: Prepared,
     proposal: Proposal,
     parent: TrialResult | None,
     files: Files,
@@ -158,7 +178,7 @@ def evaluate(
     random = generator(spec.seed, _CRITERION, proposal.number)
     start, losses = _start(parent, files), None
     if proposal.levels_of is not None:
-        options = context.problem.choices(spec)[proposal.levels_of]
+        options = _choices(context.problem, spec, prepared)[proposal.levels_of]
         found, losses = level(evaluator, proposal.levels_of, options, random)
     else:
         within = None if parent is None else parent.kept
@@ -278,12 +298,15 @@ def finalize(
     tuner = tuner_of(context, winner, checkpoint, files)
     number = winner.outcome.number
     solved = any(t.proposal.solve for t in trials if t.proposal.number == number)
-    plan, cost, metrics = _uniform(context, "full" if solved else None)
+    choices = _choices(context.problem, inputs.spec, prepared)
+    budget = Budget(prepared.limits)
+    plan, cost, metrics = _uniform(context, budget, choices, "full" if solved else None)
     result = Result(
         evaluator=evaluator,
         network=evaluator.scores.whole(tuner.network(), winner.kept),
         kept=winner.kept,
         winner=number,
+        choices=choices,
         limits=prepared.limits,
         before=prepared.cost,
         after=context.problem.cost.of(tuple(map(len, winner.kept))),
@@ -309,7 +332,7 @@ def finalize(
 
 
 def _uniform(
-    context: Context, solve: Solve | None
+    context: Context, budget: Budget, choices: Choices, solve: Solve | None
 ) -> tuple[Plan, dict[str, int], Mapping[str, float]]:
     """The plain plan under the same budget, its channels chosen as the trials' are.
 
@@ -319,7 +342,7 @@ def _uniform(
         Plan, cost, and metrics on the hold-out.
     """
     spec, problem, evaluator = context.inputs.spec, context.problem, context.evaluator
-    plan = uniform_plan(problem.cost, problem.budget(spec), problem.choices(spec))
+    plan = uniform_plan(problem.cost, budget, choices)
     random = generator(spec.seed, _CRITERION)
     found = evaluator.evaluate(evaluator.choose(plan, random), solve=solve)
     return plan, problem.cost.of(plan), found.metrics

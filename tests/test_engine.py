@@ -27,7 +27,7 @@ from search.evaluation.plausibility import BaselineAtChance
 from search.files import FolderFiles
 from search.graph import space_of
 from search.pruning import apply, select
-from search.records import Finished, Inputs, Prepared, Trial, TrialResult, Tuned
+from search.records import Finished, Inputs, LossCurves, Prepared, Trial, TrialResult, Tuned
 from search.spec import BudgetSpec, EvaluationSpec, FineTuneSpec, JobSpec, RoundingSpec
 from search.strategies.base import Outcome, Proposal
 from search.strategy_specs import (
@@ -234,6 +234,65 @@ def test_every_strategy_meets_several_limits_under_rounding(
     assert cost == winner.outcome.cost
     assert all(cost[name] <= limit for name, limit in prepared.limits.items())
     assert [trial.proposal.number for trial in trials] == list(range(len(trials)))
+
+
+def test_every_step_goes_by_the_widths_that_were_prepared(
+    materials: Materials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The search, the measurement of a group, and the uniform plan beside the winner."""
+    job, files = materials.job(AllocateSpec(trials=2, finalists=1)), materials.files
+    fine = engine.prepare(job, files)
+    assert fine.choices is not None
+    coarse = tuple(tuple(w for w in options if w % 4 == 0) for options in fine.choices)
+    monkeypatch.setattr(engine, "prepare", lambda *_: replace(fine, choices=coarse))
+    finished = engine.run(job, files)
+    metrics = json.loads(artifact(finished, "metrics.json", files).read_text())
+    trials = json.loads(artifact(finished, "trials.json", files).read_text())["trials"]
+    plans = [metrics["uniform"]["plan"], *(trial["plan"] for trial in trials)]
+    assert len(plans) == 1 + len(coarse) + 3
+    assert all(w in options for plan in plans for w, options in zip(plan, coarse, strict=True))
+    curves = json.loads(artifact(finished, "levels.json", files).read_text())["groups"]
+    assert all(point["kept"] % 4 == 0 for group in curves for point in group["anchors"])
+
+
+@pytest.mark.usefixtures("forgetful")
+def test_a_job_prepared_before_widths_were_stored_goes_on_with_those_of_its_rounding(
+    materials: Materials,
+) -> None:
+    rounding = RoundingSpec(multiple=4, minimum=4)
+    job = materials.job(AllocateSpec(trials=2, finalists=1), rounding=rounding)
+    files, prepared = materials.files, engine.prepare(job, materials.files)
+    stored = prepared.to_json()
+    assert stored.pop("choices")
+    begun = Prepared.from_json(json.loads(json.dumps(stored)))
+    assert begun.choices is None
+    found = engine.find_winner(job, begun, files)
+    assert found == engine.find_winner(job, prepared, files)
+    finished = [
+        engine.finalize(job, each, found[0], None, found[1], files) for each in (begun, prepared)
+    ]
+    plans = [artifact(each, "plan.json", files).read_bytes() for each in finished]
+    assert plans[0] == plans[1]
+
+
+def test_loss_curves_are_taken_over_by_the_widths_that_they_were_measured_under(
+    materials: Materials,
+) -> None:
+    job, files = materials.job(rounding=RoundingSpec(multiple=4)), materials.files
+    bare = engine.prepare(job, files)
+    assert bare.levels is None
+    assert bare.choices is not None
+
+    def curves(number: float, choices: Any, **rounding: int) -> LossCurves:
+        losses = tuple((number,) * group.channels for group in bare.groups)
+        return LossCurves(losses, choices, RoundingSpec(**rounding))
+
+    other = ((1,), *bare.choices[1:])
+    known = [curves(1, other, multiple=4), curves(2, bare.choices), curves(3, bare.choices)]
+    assert engine.prepare(job, files, known).levels == known[1].losses
+    assert engine.prepare(job, files, known[:1]).levels is None
+    old = [curves(1, None), curves(2, None, multiple=4)]  # of jobs that did not store their widths
+    assert engine.prepare(job, files, old).levels == old[1].losses
 
 
 def first_round(

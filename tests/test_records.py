@@ -14,6 +14,7 @@ from search.records import (
     Group,
     Inputs,
     JobWarning,
+    LossCurves,
     Prepared,
     Record,
     Trial,
@@ -21,7 +22,7 @@ from search.records import (
     Tuned,
 )
 from search.space import Exclusion
-from search.spec import BudgetSpec, JobSpec
+from search.spec import BudgetSpec, JobSpec, RoundingSpec
 from search.strategies.base import Outcome, Proposal
 from search.strategy_specs import RandomSpec
 
@@ -40,8 +41,10 @@ RECORDS: list[Record] = [
         (Group("stem", 16),),
         (Exclusion("head", 10, "network output"),),
         "{}",
+        ((4, 8, 16),),
         warnings=(JobWarning("data.odd", "odd"),),
     ),
+    LossCurves(((0.5, 0.0),), None, RoundingSpec(multiple=4)),
     Advanced({"next": 1, "scores": [[1, 0.1]]}, (PROPOSAL,), False, 0.5, None, (1, 3)),
     TrialResult(OUTCOME, ((0, 2), (1,)), "ef"),
     Trial(PROPOSAL, OUTCOME),

@@ -11,14 +11,13 @@ from pydantic import TypeAdapter
 
 from models.settings import Settings
 from search import engine
-from search.records import Inputs, Prepared, Trial, TrialResult
+from search.records import Inputs, LossCurves, Prepared, Trial, TrialResult
 from search.strategies.base import Outcome, Proposal
 from worker.child import Context, Step
 
 Values = Mapping[str, Any]
 
 _PROPOSAL = TypeAdapter(Proposal)
-_LEVELS = TypeAdapter(tuple[tuple[float, ...], ...] | None)
 _OUTCOMES = TypeAdapter(tuple[Outcome, ...])
 
 
@@ -41,8 +40,8 @@ def _prepared(values: Values) -> Prepared:
 
 
 def _prepare(given: Values, context: Context) -> Values:
-    levels = _LEVELS.validate_python(given["levels"])
-    return engine.prepare(Inputs.from_json(given["inputs"]), context.files, levels).to_json()
+    known = [LossCurves.from_json(curves) for curves in given["curves"]]
+    return engine.prepare(Inputs.from_json(given["inputs"]), context.files, known).to_json()
 
 
 def _advance(given: Values, _context: Context) -> Values:

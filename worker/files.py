@@ -25,9 +25,11 @@ class BlobFiles:
     """
 
     def __init__(self, store: BlobStore, cache: Path, cache_bytes: int) -> None:
-        """Args:
-        cache: folder of the copies, made if need be.
-        cache_bytes: what they may take, besides the files in use.
+        """Files of that store.
+
+        Args:
+            cache: folder of the copies, made if need be.
+            cache_bytes: what they may take, besides the files in use.
         """
         self._store = store
         self._cache = cache

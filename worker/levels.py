@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -12,14 +15,15 @@ from search.spec import JobSpec
 _JOBS = 20  # of the same network, dataset and strategy, the newest first
 
 
-def known_levels(session: Session, job: Job) -> list[list[float]] | None:
-    """Losses of every group, `(groups,)` lists of `(channels,)`, for `search.engine.prepare`.
+def known_curves(session: Session, job: Job) -> list[dict[str, Any]]:
+    """Loss curves of earlier jobs, the newest first: `search.records.LossCurves` as JSON values.
 
-    They follow from network, data and `JobSpec.levels`, never from the budget: so a job takes them
-    over from an earlier one that agrees in those. `None` if there is none that measured them all.
+    They follow from network, data, `JobSpec.levels` and the allowed widths, never from the budget:
+    so `search.engine.prepare`, which decides these widths, takes them over from an earlier job that
+    agrees in all of those. Of jobs with the same allowed widths the newest is given.
     """
     if job.strategy != "allocate":
-        return None
+        return []
     levels = JobSpec.stored(job.spec).levels
     earlier = (
         select(Job)
@@ -33,12 +37,21 @@ def known_levels(session: Session, job: Job) -> list[list[float]] | None:
         .order_by(Job.created_at.desc(), Job.id.desc())
         .limit(_JOBS)
     )
+    found: dict[str, dict[str, Any]] = {}
     for other in session.scalars(earlier):
-        if other.prepared and JobSpec.stored(other.spec).levels == levels:
+        spec = JobSpec.stored(other.spec)
+        if other.prepared and spec.levels == levels:
+            curves = {
+                "choices": other.prepared.get("choices"),
+                "rounding": spec.rounding.model_dump(mode="json"),
+            }
+            widths = json.dumps(curves if curves["choices"] is None else curves["choices"])
+            if widths in found:
+                continue
             losses = other.prepared.get("levels") or _measured(session, other)
             if losses is not None:
-                return list(losses)
-    return None
+                found[widths] = {**curves, "losses": losses}
+    return list(found.values())
 
 
 def _measured(session: Session, job: Job) -> list[list[float]] | None:

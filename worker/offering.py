@@ -22,7 +22,7 @@ def offers_here() -> tuple[Offer, ...]:
     own process goes without.
     """
     done = subprocess.run(
-        [sys.executable, "-m", "espalier.targets"],
+        [sys.executable, "-m", "espalier.runtimes"],
         capture_output=True,
         text=True,
         check=True,

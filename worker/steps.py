@@ -31,7 +31,7 @@ from models.states import move
 from models.trial import Trial
 from models.work import Kind, Work, WorkState
 from search.strategy_specs import LEARNING
-from worker.levels import known_levels
+from worker.levels import known_curves
 
 Values = dict[str, Any]
 
@@ -54,7 +54,7 @@ def arguments(session: Session, claim: Claim, settings: Settings) -> Values:
     job = get_job(session, claim.job_id)
     given: Values = {}
     if claim.kind is Kind.PREPARE:
-        given["levels"] = known_levels(session, job)
+        given["curves"] = known_curves(session, job)
     elif claim.kind is Kind.ADVANCE:
         untold = select(Trial).where(Trial.job_id == job.id, ~Trial.told).order_by(Trial.number)
         found = session.scalars(untold).all()
@@ -157,7 +157,7 @@ def _prepare(
 ) -> None:
     job.prepared = finite(result)
     job.warnings = result["warnings"]
-    apart = ("graph", "levels", "warnings")
+    apart = ("graph", "choices", "levels", "warnings")
     facts = {key: value for key, value in result.items() if key not in apart}
     append(session, job, "prepared", finite(facts))
     for warning in result["warnings"]:

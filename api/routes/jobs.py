@@ -75,7 +75,11 @@ def _analysis(service: Service, digest: str) -> Analysis:
 
 
 def _checked(service: Service, spec: JobSpec) -> ValidationView:
-    """Raises: `Problem` 422 that names the field."""
+    """What the job would do.
+
+    Raises:
+        Problem: 422 that names the field.
+    """
     with service.database.transaction(write=False) as session:
         try:
             network = get_network(session, spec.network)

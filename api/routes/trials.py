@@ -12,11 +12,11 @@ from fastapi.responses import StreamingResponse
 
 from api.analysis import Analysis, readable
 from api.dependencies import Limit, Service, Services
-from api.family import write_trial
-from api.made import Made, answer
+from api.generated import Generated, answer
 from api.problems import BYTES, Problem, responses
 from api.schemas import TrialPage, listed_trial_view
 from api.study import write_study
+from api.trial_network import write_trial
 from espalier.format.package import read_package
 from models.job import Job
 from models.jobs import get_job, get_trial, kept_trials, trials_of
@@ -97,7 +97,7 @@ def _not_kept(job: Job, trial: Trial, kept: list[int]) -> Problem:
     )
 
 
-def _written(service: Service, job_id: str, number: int, path: Path) -> Made:
+def _written(service: Service, job_id: str, number: int, path: Path) -> Generated:
     with service.database.transaction(write=False) as session:
         trial = get_trial(session, job_id, number)
         job = get_job(session, job_id)
@@ -138,8 +138,8 @@ def network(
     before it is used.
     """
     with tempfile.TemporaryDirectory(prefix="espalier-") as folder:
-        made = _written(service, job, number, Path(folder) / "network.espalier")
-        return answer(made, f"{job}-trial-{number}.espalier", MEDIA_TYPE, if_none_match)
+        network = _written(service, job, number, Path(folder) / "network.espalier")
+        return answer(network, f"{job}-trial-{number}.espalier", MEDIA_TYPE, if_none_match)
 
 
 @router.get(
@@ -160,5 +160,5 @@ def study(job: str, service: Services, if_none_match: Condition = None) -> Respo
         with service.database.transaction(write=False) as session:
             row = get_job(session, job)
             write_study(path, row, trials_of(session, job, limit=None))
-        made = Made.at(path)
-        return answer(made, f"{job}-study.db", "application/vnd.sqlite3", if_none_match)
+        study = Generated.at(path)
+        return answer(study, f"{job}-study.db", "application/vnd.sqlite3", if_none_match)

@@ -21,8 +21,6 @@ from espalier.cli.console import (
 )
 from espalier.client import Client
 
-_DONE = {"succeeded": "green", "failed": "red", "canceled": "yellow"}
-
 
 def share(value: float) -> str:
     return f"{100 * value:.2f} %"

@@ -61,6 +61,10 @@ def loads(text: str | bytes, *, what: str) -> Any:
 
 
 def check_texts(value: Any, *, what: str) -> None:
-    """Raises: FormatError if a text in what was parsed is none that can be stored."""
+    """Refuse what was parsed if a text in it cannot be stored.
+
+    Raises:
+        FormatError: it cannot.
+    """
     if not storable(value):
         raise FormatError(f"{what} holds NUL or half of a surrogate pair in a text: leave it out")

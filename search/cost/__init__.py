@@ -7,8 +7,9 @@ from search.cost.budget import (
     smallest_cost,
 )
 from search.cost.model import NAMES, CostModel
-from search.cost.rounding import Choices, choices_of, without_choice
+from search.cost.rounding import choices_of, without_choice
 from search.cost.terms import NetworkTooLarge
+from search.space import Choices
 
 __all__ = [
     "NAMES",

@@ -12,12 +12,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from search.space import ChannelGroup, Exclusion, SearchSpace, widths
+from search.space import ChannelGroup, Choices, Exclusion, SearchSpace, widths
 from search.spec import RoundingSpec
 from search.versions import Version
-
-Choices = tuple[tuple[int, ...], ...]
-"""The widths that each group may keep, ascending."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +39,11 @@ def _rules(space: SearchSpace, rounding: RoundingSpec, version: Version) -> Iter
     if version == 1:  # counted a group's channels, whatever they were in the tensors
         yield from (_Rule(multiple, minimum) for _ in space.groups)
         return
-    made: list[dict[str, int]] = [{} for _ in space.groups]
-    for tensor, size in space.made.items():
+    owned: list[dict[str, int]] = [{} for _ in space.groups]
+    for tensor, size in space.layer_channels.items():
         for group, positions in size.terms:
-            made[group][tensor] = positions
-    for tensors in made:
+            owned[group][tensor] = positions
+    for tensors in owned:
         if not tensors:  # nothing but products of stored tensors
             yield _Rule(multiple, minimum)
             continue
@@ -78,14 +75,18 @@ def choices_of(space: SearchSpace, rounding: RoundingSpec, version: Version) -> 
 
 
 def without_choice(
-    space: SearchSpace, rounding: RoundingSpec, version: Version
+    space: SearchSpace, choices: Choices, rounding: RoundingSpec, version: Version
 ) -> tuple[Exclusion, ...]:
-    """The groups that may keep nothing but their full width, and why, in words for the user."""
+    """The groups that may keep nothing but their full width, and why, in words for the user.
+
+    Args:
+        choices: that the rounding leads to.
+    """
     rules = _rules(space, rounding, version)
     return tuple(
         Exclusion(group.name, group.channels, _reason(space, group, rule, rounding))
-        for group, rule in zip(space.groups, rules, strict=True)
-        if len(rule.widths(group.channels)) == 1
+        for group, options, rule in zip(space.groups, choices, rules, strict=True)
+        if len(options) == 1
     )
 
 

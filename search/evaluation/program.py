@@ -18,8 +18,6 @@ from torch.nn import functional
 Values = list[Any]
 """One batch's value of each step; `None` before the step ran and after its last reader did."""
 
-_SIMPLE = (int, float, bool, str, type(None), slice)
-
 
 @dataclass(frozen=True, slots=True)
 class Step:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.fx import GraphModule
 
-from search.cost import Choices, choices_of, without_choice
+from search.cost import Choices, without_choice
 from search.evaluation.evaluator import Evaluator
 from search.records import JobWarning, Trial
 from search.space import Exclusion, Kept, Plan, SearchSpace
@@ -37,6 +37,7 @@ class Result:
         network: the winner, pruned and fine-tuned, as it is handed out.
         kept: its channels.
         winner: number of its trial.
+        choices: the widths that each group might keep.
         limits: the budget in absolute numbers.
         before: cost of the original.
         after: cost of the winner, by the cost model.
@@ -51,6 +52,7 @@ class Result:
     network: GraphModule
     kept: Kept
     winner: int
+    choices: Choices
     limits: Mapping[str, int]
     before: Mapping[str, int]
     after: Mapping[str, int]
@@ -69,14 +71,9 @@ class Result:
         return self.evaluator.space
 
     @property
-    def choices(self) -> Choices:
-        """The widths that each group might keep."""
-        return choices_of(self.space, self.spec.rounding, self.spec.version)
-
-    @property
     def without_choice(self) -> tuple[Exclusion, ...]:
-        """The groups that the rounding left nothing but their full width, and why."""
-        return without_choice(self.space, self.spec.rounding, self.spec.version)
+        """The groups that might keep nothing but their full width, and why."""
+        return without_choice(self.space, self.choices, self.spec.rounding, self.spec.version)
 
     @property
     def plan(self) -> Plan:

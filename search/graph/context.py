@@ -36,7 +36,7 @@ class Context:
             (path + ":" + argument, dimension).
         spans: by (node, slot), what the node's attributes count (slot: index in `pads`, else 0).
         grouped: modules whose groups are removed whole; their `groups` shrinks.
-        made: by node, the dimension whose positions its weights make.
+        channel_dims: by node, the dimension whose positions its weights make.
     """
 
     graph: Graph
@@ -45,7 +45,7 @@ class Context:
     stored: dict[tuple[str, int], IntArray] = field(default_factory=dict)
     spans: dict[tuple[str, int], Span] = field(default_factory=dict)
     grouped: set[str] = field(default_factory=set)
-    made: dict[str, int] = field(default_factory=dict)
+    channel_dims: dict[str, int] = field(default_factory=dict)
     produced: list[IntArray] = field(default_factory=list)
     consumed: list[IntArray] = field(default_factory=list)
 

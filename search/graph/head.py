@@ -8,19 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from espalier.format.ir import Batch, Graph, Node, TensorType, size
 from espalier.format.operators import axis, infer, integer
 
 HeadKind = Literal["softmax", "log_softmax", "sigmoid", "logsigmoid"]
 
-_KINDS: Mapping[str, HeadKind] = {
-    "softmax": "softmax",
-    "log_softmax": "log_softmax",
-    "sigmoid": "sigmoid",
-    "logsigmoid": "logsigmoid",
-}
+_KINDS: Mapping[str, HeadKind] = {kind: kind for kind in get_args(HeadKind)}
 _LOGS: Mapping[HeadKind, HeadKind] = {"softmax": "log_softmax", "sigmoid": "logsigmoid"}
 _HARMLESS = frozenset({"reshape", "contiguous", "dropout", "feature_dropout"})
 """Operators that leave an example's numbers as they are in inference, in their order."""

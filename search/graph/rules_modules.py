@@ -48,7 +48,7 @@ def convolution(context: Context, node: Node, inputs: Sequence[Labelled]) -> Lab
             context, path, module, source, transposed=transposed, given=inputs[0].given
         )
     context.produces(None if groups > 1 and transposed else outputs)
-    context.made[node.name] = 1
+    context.channel_dims[node.name] = 1
     _tie_bias(context, path, module, outputs)
     return relabelled(value, 1, outputs)
 
@@ -118,7 +118,7 @@ def linear(context: Context, node: Node, inputs: Sequence[Labelled]) -> Labelled
     value, _ = contract(context, value, last, Labelled(tuple(shape), blocks, True), 1, node.name)
     context.consumes(wanted)
     context.produces(outputs)
-    context.made[node.name] = last
+    context.channel_dims[node.name] = last
     _tie_bias(context, path, module, outputs)
     return relabelled(value, last, outputs)
 
@@ -131,7 +131,7 @@ def embedding(context: Context, node: Node, inputs: Sequence[Labelled]) -> Label
         context.atoms.fix(rows, f"{path} looks them up by number")
     outputs = context.of(f"{path}.weight", 1)
     context.produces(outputs)
-    context.made[node.name] = len(value.shape)
+    context.channel_dims[node.name] = len(value.shape)
     return relabelled(value, len(value.shape), outputs)
 
 

@@ -51,9 +51,9 @@ def _note_made(context: Context, node: Node, left: Labelled, right: Labelled) ->
     """A stored matrix makes the columns of a product with it, or the rows if it is the left."""
     rank = len(context.shape(node.name))
     if right.constant:
-        context.made[node.name] = rank - 1
+        context.channel_dims[node.name] = rank - 1
     elif left.constant:
-        context.made[node.name] = rank - 2
+        context.channel_dims[node.name] = rank - 2
 
 
 def _transposed(value: Labelled) -> Labelled:
@@ -79,7 +79,7 @@ def linear(context: Context, node: Node, inputs: Sequence[Labelled]) -> Labelled
     rows, last = weight.block_at(0), len(source.shape) - 1
     if rows is not None:
         context.produces(rows.atoms)
-    context.made[node.name] = last
+    context.channel_dims[node.name] = last
     weight, produced = line(context.atoms, weight, 0, f"{node.name} uses them as one matrix")
     columns = weight.block_at(1)
     if columns is not None:

@@ -286,7 +286,7 @@ def space_of(graph: Graph) -> SearchSpace:
     shapes = {node.name: builder.node_shape(node.name) for node in graph.nodes}
     stored = {name: builder.stored_shape(name) for name in graph.stored}
     context = builder.coupling.context
-    made = {name: shapes[name][dim].size for name, dim in context.made.items()}
+    layer_channels = {name: shapes[name][dim].size for name, dim in context.channel_dims.items()}
     spans = {key: builder.span(span) for key, span in context.spans.items()}
     arguments = {
         key: builder.affine(builder.coupling.classes[atoms])
@@ -299,7 +299,7 @@ def space_of(graph: Graph) -> SearchSpace:
         excluded=builder.excluded(),
         node_shapes=shapes,
         stored_shapes=stored,
-        made=made,
+        layer_channels=layer_channels,
         node_constants=node_constants(graph, shapes, spans, context.types),
         module_constants=module_constants(graph, stored, arguments, context.grouped),
     )

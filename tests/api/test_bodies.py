@@ -230,6 +230,28 @@ def test_an_endless_head_is_refused(running: Running) -> None:
         assert until_closed(sock)[:13] in (b"HTTP/1.1 431 ", b"")
 
 
+CHUNKED = JOB + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize("begin", [CHUNKED + b"0\r\n", CHUNKED + b"0\r\nA: ", CHUNKED + b"1;"])
+@pytest.mark.parametrize("piece", [b"A: b\r\n" * 10_000, b"x" * 60_000])
+def test_endless_trailers_and_extensions_are_refused(
+    running: Running, begin: bytes, piece: bytes
+) -> None:
+    """They are no body, so that no limit of a body counts them; the parser keeps trailers."""
+    with connection(running) as sock:
+        sock.sendall(begin)
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            sock.sendall(piece * 1000)
+
+
+def test_trailers_are_no_headers(running: Running) -> None:
+    """The checks of headers are over when they come."""
+    trailer = b"Repr-Digest: sha-256=:AAAA:\r\n"
+    sent = UPLOAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n" + trailer + b"\r\n"
+    assert b'"dataset.invalid"' in exchange(running, sent)
+
+
 def test_who_does_not_take_the_answer_is_dropped(
     hasty: Running, http: httpx.Client, spec: dict[str, Any]
 ) -> None:

@@ -75,6 +75,14 @@ def test_groups_that_the_rounding_leaves_no_choice_are_listed(
         ({"rounding": {"minimum": 8}}, "budget.unreachable", "budget.macs"),
         ({"evaluation": {"metric": "top5"}}, "dataset.mismatch", "evaluation.metric"),
         ({"evaluation": {"test_fraction": 0.99}}, "dataset.too_small", "evaluation.test_fraction"),
+        ({"budget": {"macs": 10**300}}, "request.invalid", "budget.macs"),
+        ({"rounding": {"minimum": 10**300}}, "request.invalid", "rounding.minimum"),
+        ({"evaluation": {"holdout": 10**300}}, "request.invalid", "evaluation.holdout"),
+        ({"evaluation": {"tuning_rate": 1e300}}, "request.invalid", "evaluation.tuning_rate"),
+        ({"finetune": {"learning_rate": 1e300}}, "request.invalid", "finetune.learning_rate"),
+        ({"finetune": {"weight_decay": 1e300}}, "request.invalid", "finetune.weight_decay"),
+        ({"finetune": {"temperature": 1e300}}, "request.invalid", "finetune.temperature"),
+        ({"finetune": {"clip_norm": 1e300}}, "request.invalid", "finetune.clip_norm"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_anything_runs(

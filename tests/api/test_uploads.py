@@ -187,6 +187,9 @@ def test_an_announced_digest_is_checked(http: httpx.Client, running: Running, fi
          400, "upload.malformed"),
         ({"content": b"x", "headers": {"Content-Type": "multipart/form-data"}}, 400,
          "upload.malformed"),
+        ({"content": b"x",
+          "headers": {"Content-Type": "multipart/form-data; boundary=" + "B" * 300}},
+         400, "upload.malformed"),
     ],
 )  # fmt: skip
 def test_uploads_that_cannot_be_read(

@@ -82,7 +82,7 @@ def test_the_choices_are_the_definition_and_no_width_is_missing(rounding: tuple[
     for seed in range(60):
         space = space_of(random_graph(seed, steps=4 + seed % 20, spanning=seed % 2 == 0))
         choices = choices_of(space, asked, NEWEST)
-        lone = {item.name for item in without_choice(space, asked, NEWEST)}
+        lone = {item.name for item in without_choice(space, choices, asked, NEWEST)}
         for group, (found, options) in enumerate(zip(space.groups, choices, strict=True)):
             shares = _shares(space, group)
             assert shares, f"seed {seed}: no layer makes {found.name}"
@@ -220,7 +220,7 @@ def test_the_cut_network_computes_with_multiples_of_eight(name: str) -> None:
         widths = widths_of_a_run(small, random_inputs(graph, 0))
         for node, _ in graph.calls():
             count = widths[node.target or ""]
-            size = space.made[node.name]
+            size = space.layer_channels[node.name]
             whole = sum(
                 positions * space.full[group]
                 for group, positions in size.terms
@@ -240,7 +240,9 @@ def test_jobs_of_the_first_version_keep_their_rule() -> None:
 def test_groups_without_choice_say_why() -> None:
     def reasons(multiple: int, minimum: int, version: Version = NEWEST) -> dict[str, str]:
         asked = RoundingSpec(multiple=multiple, minimum=minimum)
-        found = without_choice(space_of(heads()), asked, version)
+        space = space_of(heads())
+        choices = choices_of(space, asked, version)
+        found = without_choice(space, choices, asked, version)
         return {item.name: item.reason for item in found}
 
     assert not reasons(8, 1)

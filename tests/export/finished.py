@@ -64,6 +64,7 @@ def finished() -> Result:
         network=network,
         kept=kept,
         winner=winner.proposal.number,
+        choices=choices,
         limits=budget.limits,
         before=cost.full,
         after=cost.of(plan),

@@ -112,7 +112,8 @@ def test_groups_that_the_rounding_left_no_choice_are_named() -> None:
     result = finished()
     evaluator = copy.copy(result.evaluator)
     evaluator.spec = result.spec.model_copy(update={"rounding": RoundingSpec(multiple=1024)})
-    text = Page(report(changed(evaluator=evaluator), metrics())).text
+    whole = tuple((channels,) for channels in result.space.full)
+    text = Page(report(changed(evaluator=evaluator, choices=whole), metrics())).text
     assert text.count("rounding.multiple 1024 takes steps of") == len(result.space.groups)
 
 

@@ -148,7 +148,8 @@ def searched(*, metric: Any = "top1", share: float = 0.5, fails: int | None = No
         found = {} if value is None else {metric: abs(value)}
         outcome = Outcome(proposal.number, proposal.plan, value, found, cost.of(proposal.plan))
         trials.append(Trial(proposal, outcome))
-    return changed(evaluator=made, trials=trials, winner=trials[-1].proposal.number)
+    winner = trials[-1].proposal.number
+    return changed(evaluator=made, choices=choices, trials=trials, winner=winner)
 
 
 def test_the_facts_say_what_was_measured() -> None:

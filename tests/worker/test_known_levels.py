@@ -1,4 +1,4 @@
-"""Which job takes the levels of groups over, and from which one."""
+"""Which loss curves a job is offered, and from which earlier ones."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from models.jobs import create_job, get_job, request_cancel
 from models.trial import Trial
 from models.uploads import create_dataset, create_network
 from search.spec import JobSpec
-from worker.levels import known_levels
+from worker.levels import known_curves
 
 LOSSES = [[0.5, 0.25, 0.0], [1.0, 0.0]]
 GROUPS = [{"name": "first", "channels": 3}, {"name": "second", "channels": 2}]
+CHOICES = [[1, 2, 3], [1, 2]]
+COARSE = [[2, 3], [2]]
 
 
 @pytest.fixture
@@ -48,10 +50,14 @@ def submitted(session: Session, files: dict[str, str], **changes: Any) -> Job:
 
 
 def measured(
-    session: Session, job: Job, losses: Sequence[list[float] | None] = LOSSES, finished: bool = True
+    session: Session,
+    job: Job,
+    losses: Sequence[list[float] | None] = LOSSES,
+    finished: bool = True,
+    **prepared: Any,
 ) -> None:
     """Its levels are measured by its own trials; `None` for one that failed."""
-    job.prepared = {"groups": GROUPS, "levels": None}
+    job.prepared = {"groups": GROUPS, "choices": CHOICES, "levels": None, **prepared}
     for group, found in enumerate(losses):
         session.add(
             Trial(
@@ -60,6 +66,13 @@ def measured(
             )
         )  # fmt: skip
     session.flush()
+
+
+def offered(session: Session, files: dict[str, str], **changes: Any) -> list[Any]:
+    """The losses that a new job is offered."""
+    return [
+        curves["losses"] for curves in known_curves(session, submitted(session, files, **changes))
+    ]
 
 
 @pytest.mark.parametrize(
@@ -71,14 +84,15 @@ def measured(
         {"criterion": "obs"},
         {"evaluation": {"metric": "agreement", "racing": True, "allow_chance": True}},
         {"finetune": {"epochs": 0}, "name": "another"},
+        {"rounding": {"multiple": 2}},
     ],
 )
-def test_a_job_that_agrees_takes_them_over(
+def test_a_job_that_agrees_is_offered_them(
     database: Database, files: dict[str, str], changes: dict[str, Any]
 ) -> None:
     with database.transaction() as session:
         measured(session, submitted(session, files))
-        assert known_levels(session, submitted(session, files, **changes)) == LOSSES
+        assert offered(session, files, **changes) == [LOSSES]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +102,6 @@ def test_a_job_that_agrees_takes_them_over(
         {"dataset": "other dataset"},
         {"seed": 1},
         {"criterion": "l1"},
-        {"rounding": {"multiple": 2}},
         {"evaluation": {"calibration": 100}},
         {"evaluation": {"holdout": 100}},
         {"evaluation": {"reconstruction": "sequential"}},
@@ -102,13 +115,44 @@ def test_a_job_that_differs_does_not(
     changes = {key: files.get(str(value), value) for key, value in changes.items()}
     with database.transaction() as session:
         measured(session, submitted(session, files))
-        assert known_levels(session, submitted(session, files, **changes)) is None
+        assert offered(session, files, **changes) == []
 
 
 def test_what_was_taken_over_is_handed_on(database: Database, files: dict[str, str]) -> None:
     with database.transaction() as session:
         submitted(session, files).prepared = {"groups": GROUPS, "levels": LOSSES}
-        assert known_levels(session, submitted(session, files)) == LOSSES
+        assert offered(session, files) == [LOSSES]
+
+
+def test_each_set_of_allowed_widths_has_its_own_and_the_newest_is_offered(
+    database: Database, files: dict[str, str]
+) -> None:
+    older, coarse = ([[x * scale for x in row] for row in LOSSES] for scale in (2, 3))
+    with database.transaction() as session:
+        measured(session, submitted(session, files), older)
+        measured(session, submitted(session, files), coarse, choices=COARSE)
+        measured(session, submitted(session, files, rounding={"multiple": 2}))
+        found = known_curves(session, submitted(session, files))
+    assert [(each["choices"], each["losses"]) for each in found] == [
+        (CHOICES, LOSSES),
+        (COARSE, coarse),
+    ]
+
+
+def test_of_jobs_from_before_the_widths_were_stored_the_rounding_is_told(
+    database: Database, files: dict[str, str]
+) -> None:
+    """`search.engine.prepare` finds out which widths those were."""
+    with database.transaction() as session:
+        for multiple in (1, 1, 2):
+            job = submitted(session, files, rounding={"multiple": multiple})
+            measured(session, job)
+            job.prepared = {"groups": GROUPS, "levels": None}
+        found = known_curves(session, submitted(session, files))
+    assert [(each["choices"], each["rounding"]["multiple"]) for each in found] == [
+        (None, 2),
+        (None, 1),
+    ]
 
 
 @pytest.mark.parametrize("losses", [[LOSSES[0]], [LOSSES[0], None]])
@@ -119,9 +163,9 @@ def test_levels_that_are_not_all_there_are_measured_anew(
     with database.transaction() as session:
         older = submitted(session, files)
         measured(session, submitted(session, files), losses)
-        assert known_levels(session, submitted(session, files)) is None
+        assert offered(session, files) == []
         measured(session, older)
-        assert known_levels(session, submitted(session, files)) == LOSSES
+        assert offered(session, files) == [LOSSES]
 
 
 def test_a_job_that_is_running_or_was_canceled_has_them_too(
@@ -130,11 +174,11 @@ def test_a_job_that_is_running_or_was_canceled_has_them_too(
     with database.transaction() as session:
         first = submitted(session, files)
         measured(session, first, finished=False)
-        assert known_levels(session, submitted(session, files)) is None
+        assert offered(session, files) == []
         for trial in session.query(Trial):
             trial.finished_at = 1.0
         request_cancel(session, first.id)
-        assert known_levels(session, submitted(session, files)) == LOSSES
+        assert offered(session, files) == [LOSSES]
 
 
 def test_a_deleted_job_has_none(database: Database, files: dict[str, str]) -> None:
@@ -145,4 +189,4 @@ def test_a_deleted_job_has_none(database: Database, files: dict[str, str]) -> No
     with database.transaction() as session:
         delete_job(session, first)
     with database.transaction() as session:
-        assert known_levels(session, submitted(session, files)) is None
+        assert offered(session, files) == []

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from api.made import Made
+from api.generated import Generated
 from espalier.format.check import ITEM_BYTES
 from espalier.format.errors import FormatError
 from espalier.format.ir import Stored
@@ -30,7 +30,7 @@ def write_trial(
     kept: Kept,
     weights: Path | None,
     facts: Mapping[str, Any],
-) -> Made:
+) -> Generated:
     """Write the package of a trial; the same arguments give the same bytes.
 
     Args:
@@ -57,7 +57,7 @@ def write_trial(
         graph,
         tensors,
     )
-    return Made.at(path)
+    return Generated.at(path)
 
 
 def _spanned(data: Bytes, span: Span) -> Bytes:

@@ -16,7 +16,7 @@ from models.pieces import PIECE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class Generated:
     """A file that was written; its digest is the SHA-256 in hex."""
 
     path: Path
@@ -24,7 +24,7 @@ class Made:
     size_bytes: int
 
     @classmethod
-    def at(cls, path: Path) -> Made:
+    def at(cls, path: Path) -> Generated:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         return cls(path, digest, path.stat().st_size)
@@ -36,12 +36,12 @@ def _pieces(file: BinaryIO) -> Iterator[bytes]:
             yield piece
 
 
-def answer(made: Made, name: str, media_type: str, if_none_match: str | None) -> Response:
+def answer(generated: Generated, name: str, media_type: str, if_none_match: str | None) -> Response:
     """The file, which may be unlinked as soon as this returns; 304 if the client has it."""
-    headers = file_headers(name, made.digest)
+    headers = file_headers(name, generated.digest)
     headers["Cache-Control"] = "private, no-cache"
     if if_none_match is not None and matches(if_none_match, headers["ETag"]):
         return Response(status_code=304, headers=headers)
-    headers["Content-Length"] = str(made.size_bytes)
-    file = made.path.open("rb")  # which outlives its name
+    headers["Content-Length"] = str(generated.size_bytes)
+    file = generated.path.open("rb")  # which outlives its name
     return StreamingResponse(_pieces(file), headers=headers, media_type=media_type)

@@ -1,0 +1,59 @@
+"""Targets over HTTP: what workers offer, and what a job may ask for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from models.offers import Offer, offer
+from tests.api.fixtures import Running
+from tests.api.test_jobs import create
+
+DEVICE = {"id": "dev_0", "host": "here", "kind": "cpu", "name": "a processor", "fingerprint": "f"}
+
+
+@pytest.fixture
+def offering(running: Running) -> None:
+    with running.service.database.transaction() as session:
+        offer(session, [Offer("onnxruntime", "1.31.1", DEVICE)])
+
+
+@pytest.mark.usefixtures("offering")
+def test_targets_are_listed(http: httpx.Client) -> None:
+    (found,) = http.get("/v1/targets").json()["items"]
+    assert found.pop("seen_at").endswith("Z")
+    assert found == {
+        "id": "onnxruntime@dev_0",
+        "runtime": "onnxruntime",
+        "version": "1.31.1",
+        "device": DEVICE,
+        "offered": True,
+    }
+
+
+@pytest.mark.usefixtures("offering")
+def test_a_job_may_name_a_device(http: httpx.Client, spec: dict[str, Any]) -> None:
+    for device in ("dev_0", None):
+        job = create(http, {**spec, "target": {"device": device}})
+        asked = {"runtime": "onnxruntime", "threads": 1, "batch": 1, "device": device}
+        assert job["spec"]["target"] == asked
+        assert job["waiting_for"] is None
+
+
+@pytest.mark.usefixtures("offering")
+def test_an_unknown_device_is_refused_by_name(http: httpx.Client, spec: dict[str, Any]) -> None:
+    for path in ("/v1/jobs", "/v1/jobs/validate"):
+        answer = http.post(path, json={**spec, "target": {"device": "dev_1"}})
+        assert answer.status_code == 422
+        (problem,) = answer.json()["errors"]
+        assert problem["field"] == "target.device"
+        assert "onnxruntime@dev_1" in problem["message"]
+
+
+def test_a_job_waits_for_a_runtime_that_nobody_offers(
+    http: httpx.Client, spec: dict[str, Any]
+) -> None:
+    job = create(http, {**spec, "target": {"runtime": "torch"}})
+    assert job["waiting_for"] == "target: no worker offers torch now"
