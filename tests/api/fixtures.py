@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 import uvicorn
+from sqlalchemy import update
 from torch import nn
 
 import migrations
@@ -27,16 +28,21 @@ from api.dependencies import Service
 from api.server import config
 from espalier.format.lift import pack
 from models.artifact import Artifact
+from models.base import clock_s
 from models.claims import end
 from models.events import append
 from models.job import State
 from models.locks import lock_job
+from models.offers import Offer, offer
 from models.references import retain
 from models.settings import Settings
 from models.states import move
+from models.target import Target
 
 MAX_UPLOAD_BYTES = 4_000_000
 CLASSES = 3
+DEVICE = {"id": "dev_0", "host": "here", "kind": "cpu", "name": "a processor", "fingerprint": "f"}
+"""On which onnxruntime is offered."""
 
 
 class TinyNet(nn.Module):
@@ -125,7 +131,16 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     settings = Settings(home=home, max_upload_bytes=MAX_UPLOAD_BYTES)
     migrations.upgrade(settings.database)
     with serving(settings) as started:
+        _offer(started.service)
         yield started
+
+
+def _offer(service: Service) -> None:
+    """Have the service believe that a worker was there a moment ago, however long a test takes."""
+    with service.database.transaction() as session:
+        offer(session, [Offer("onnxruntime", "1.31.1", DEVICE)])
+        session.flush()
+        session.execute(update(Target).values(seen_at=clock_s() + 86_400.0))
 
 
 @pytest.fixture

@@ -5,22 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import httpx
-import pytest
 
-from models.offers import Offer, offer
-from tests.api.fixtures import Running
+from tests.api.fixtures import DEVICE
 from tests.api.test_jobs import create
 
-DEVICE = {"id": "dev_0", "host": "here", "kind": "cpu", "name": "a processor", "fingerprint": "f"}
 
-
-@pytest.fixture
-def offering(running: Running) -> None:
-    with running.service.database.transaction() as session:
-        offer(session, [Offer("onnxruntime", "1.31.1", DEVICE)])
-
-
-@pytest.mark.usefixtures("offering")
 def test_targets_are_listed(http: httpx.Client) -> None:
     (found,) = http.get("/v1/targets").json()["items"]
     assert found.pop("seen_at").endswith("Z")
@@ -33,7 +22,6 @@ def test_targets_are_listed(http: httpx.Client) -> None:
     }
 
 
-@pytest.mark.usefixtures("offering")
 def test_a_job_may_name_a_device(http: httpx.Client, spec: dict[str, Any]) -> None:
     for device in ("dev_0", None):
         job = create(http, {**spec, "target": {"device": device}})
@@ -42,7 +30,6 @@ def test_a_job_may_name_a_device(http: httpx.Client, spec: dict[str, Any]) -> No
         assert job["waiting_for"] is None
 
 
-@pytest.mark.usefixtures("offering")
 def test_an_unknown_device_is_refused_by_name(http: httpx.Client, spec: dict[str, Any]) -> None:
     for path in ("/v1/jobs", "/v1/jobs/validate"):
         answer = http.post(path, json={**spec, "target": {"device": "dev_1"}})
