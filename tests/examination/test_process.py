@@ -15,9 +15,10 @@ import numpy as np
 import psutil
 import pytest
 
+from benchmarks.attack.networks import package
 from search.examination.bounds import Bounds, Kind
 from search.examination.process import Examination, Refused, TooCostly
-from tests.costly import long_chain, package, wide_layer
+from tests.costly import long_chain, wide_layer
 
 AMPLE = Bounds(cpu_s=60, memory_bytes=2**31, wall_s=200)
 
