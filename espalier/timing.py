@@ -35,7 +35,7 @@ WIDE = 0.06
 
 _WARM_UP_S = 0.02
 _WARM_UP_PASSES = 3
-_FEWEST, _MOST = 16, 400  # blocks
+_FEWEST, _MOST = 16, 200  # blocks
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from search.evaluation.evaluator import Start
 from search.evaluation.finetune import FineTuner
 from search.evaluation.leveling import level
 from search.evaluation.metrics import finite
-from search.evaluation.plausibility import check_answers, check_splits
+from search.evaluation.plausibility import check_answers, check_scores, check_splits
 from search.evaluation.seeds import derive, generator
 from search.files import Files
 from search.records import (
@@ -77,6 +77,8 @@ def prepare(inputs: Inputs, files: Files, known: Sequence[LossCurves] = ()) -> P
     answers = evaluator.answers()
     if answers is not None:
         warnings += check_answers(answers, allow_chance=spec.allows_chance)
+    if spec.skips_heads and evaluator.scores.kind is None:
+        warnings += check_scores(evaluator.reference("holdout").cpu().numpy())
     return Prepared(
         baseline=finite(baseline),
         score=cast(float, evaluator.score(baseline)),  # a number, or there were no baseline

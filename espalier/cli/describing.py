@@ -1,4 +1,4 @@
-"""`espalier networks`, `datasets` and `describe`: what was uploaded."""
+"""`espalier networks`, `datasets` and `describe`: what was uploaded, and what a file holds."""
 
 from __future__ import annotations
 
@@ -36,7 +36,6 @@ _DATA = (".npz", ".safetensors", ".zip", ".tar")
 _SPLITS = {"train": "training", "holdout": "hold-out", "test": "test"}
 Limit = Annotated[int, typer.Option(min=1, help="The most to show.")]
 AsJson = Annotated[bool, typer.Option("--json", help="As the service says it.")]
-
 
 _HEADS = {
     "softmax": "probabilities (softmax)",
@@ -91,8 +90,8 @@ def _show_network(view: dict[str, Any]) -> None:
             f"{item['name']} {_shape(item['shape'])} {item['dtype']}" for item in about[word]
         )
         head = about.get("head") if word == "outputs" else None
-        made = f": {_HEADS.get(head, head)}; jobs go by what feeds it" if head else ""
-        out.print(f"{word}: {escape(shown)}{made}")
+        yields = f": {_HEADS.get(head, head)}; jobs go by what feeds it" if head else ""
+        out.print(f"{word}: {escape(shown)}{yields}")
     for note in about.get("notes", ()):
         out.print(f"note: {escape(note)}")
     costs = Table("cost", "now", "smallest reachable", box=box.SIMPLE_HEAD)

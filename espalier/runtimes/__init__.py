@@ -6,8 +6,13 @@ from collections.abc import Mapping
 
 from espalier.runtimes.base import Clock, Runnable, Runtime, RuntimeMissing
 from espalier.runtimes.onnxruntime import OnnxRuntime
+from espalier.runtimes.openvino import OpenVino
+from espalier.runtimes.torch import Torch
 from espalier.targets import RuntimeName
 
-RUNTIMES: Mapping[RuntimeName, Runtime] = {runtime.name: runtime for runtime in (OnnxRuntime(),)}
+RUNTIMES: Mapping[RuntimeName, Runtime] = {
+    runtime.name: runtime for runtime in (OnnxRuntime(), OpenVino(), Torch())
+}
+"""By name; further ones are one more file."""
 
 __all__ = ["RUNTIMES", "Clock", "Runnable", "Runtime", "RuntimeMissing"]

@@ -27,9 +27,12 @@ _Z = 2.326  # one side of 1 %
 _SKILL = 0.2  # of the way from the most frequent class to all right, below which a network is weak
 _GAIN = 0.05  # of the examples that another order of classes makes right
 _EXCESS = 0.25  # of the examples that one class is answered for beyond its own
+_TELLING = 10  # examples that tell probabilities from class scores
+_EVEN = 1e-3  # by which sums of probabilities differ, of their size
 _NAMED = 3  # classes that a message names
 
 Truth = np.ndarray[Any, np.dtype[np.bool_]]
+Scores = np.ndarray[Any, np.dtype[np.float32]]
 
 
 class BaselineAtChance(EspalierError):
@@ -109,6 +112,32 @@ def check_answers(answers: Answers, *, allow_chance: bool) -> list[JobWarning]:
         message = f"{measured}, and {constant}: {_causes(answers, found)}"
         return [JobWarning("evaluation.near_chance", message), *found]
     return found
+
+
+def check_scores(scores: Scores) -> list[JobWarning]:
+    """Probabilities in the place of class scores, for which the graph has no head.
+
+    Args:
+        scores: `(n, classes)` of the original on the hold-out, as it yields them.
+    """
+    if len(scores) < _TELLING or scores.min() < 0:
+        return []
+    sums = scores.sum(1)
+    if float(np.ptp(sums)) <= _EVEN * float(sums.min()):
+        seen = f"they add up to {float(sums.mean()):.3g} for every example"
+    elif scores.max() <= 1:
+        seen = "none is above 1"
+    else:
+        return []
+    return [
+        JobWarning(
+            "evaluation.probabilities",
+            f"the network's outputs look like probabilities (none is below 0, and {seen}), but are "
+            "taken for class scores, so that losses and divergences are off: pack the network "
+            "without the step that makes them, or end it in softmax, log_softmax or sigmoid, which "
+            "are recognized",
+        )
+    ]
 
 
 def _most_frequent(values: Indices) -> tuple[int, float]:

@@ -2,6 +2,7 @@
 
     python -m search.examination.child network FILE CPU_S MEMORY_BYTES
 
+Standard input is a pipe that the process does not outlive: its other end is its parent's alone.
 The verdict is one JSON object: `name` and `description`, or the `code` and `message` of the error.
 A limit that is met ends the process by a signal, or as `MemoryError`.
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from search.examination.bounds import VERDICT_BYTES
+from search.lifeline import end_with
 
 
 def _limit(what: int, value: int) -> None:
@@ -55,6 +57,7 @@ def _verdict(kind: str, path: Path) -> dict[str, Any]:
 def main() -> None:
     kind, path, cpu_s, memory_bytes = sys.argv[1:]
     _confine(float(cpu_s), int(memory_bytes))
+    end_with(sys.stdin.fileno())
     try:
         text = json.dumps(_verdict(kind, Path(path)))
     except MemoryError:

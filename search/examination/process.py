@@ -69,7 +69,7 @@ class Examination:
             # Not from the folder that it is started in, which may hold a `search` of its own.
             [sys.executable, "-P", "-m", "search.examination.child", kind, str(path), *limits],
             env=env,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # never written to: it ends with this process
             stdout=subprocess.PIPE,
         )
 
@@ -85,8 +85,9 @@ class Examination:
         timer.daemon = True
         timer.start()
         try:
-            assert self._process.stdout is not None  # noqa: S101  (a pipe, see above)
-            with self._process.stdout as output:
+            lifeline, output = self._process.stdin, self._process.stdout
+            assert lifeline is not None and output is not None  # noqa: S101,PT018  (pipes, see above)
+            with lifeline, output:
                 text = output.read(VERDICT_BYTES + 1)
             status = self._process.wait()
         finally:

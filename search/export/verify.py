@@ -18,7 +18,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,7 @@ from search.evaluation.metrics import finite, outputs
 from search.export.latency import latencies
 from search.export.onnx import TOLERANCE, Equality, OnnxNetwork, equality
 from search.graph import space_of
+from search.lifeline import end_with
 from search.spec import JobSpec
 
 _NAMES = ("package", "onnx", "original", "dataset", "spec", "reference")
@@ -159,16 +159,6 @@ def verify(
     return answer
 
 
-def _end_with(lifeline: int) -> None:
-    """End this process when the pipe that its parent holds does."""
-
-    def wait() -> None:
-        os.read(lifeline, 1)
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m search.export.verify")
@@ -178,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = vars(parser.parse_args(arguments))
     lifeline = options.pop("lifeline")
     if lifeline is not None:
-        _end_with(lifeline)
+        end_with(lifeline)
     torch.set_num_threads(1)
     try:
         answer = measure(**options)

@@ -16,7 +16,11 @@ from espalier.format.operators import axis, infer, integer
 HeadKind = Literal["softmax", "log_softmax", "sigmoid", "logsigmoid"]
 
 _KINDS: Mapping[str, HeadKind] = {kind: kind for kind in get_args(HeadKind)}
-_LOGS: Mapping[HeadKind, HeadKind] = {"softmax": "log_softmax", "sigmoid": "logsigmoid"}
+_AFTER: Mapping[str, Mapping[HeadKind, HeadKind]] = {
+    "log": {"softmax": "log_softmax", "sigmoid": "logsigmoid"},
+    "exp": {"log_softmax": "softmax", "logsigmoid": "sigmoid"},
+}
+"""What a head comes to behind a function that undoes half of it."""
 _HARMLESS = frozenset({"reshape", "contiguous", "dropout", "feature_dropout"})
 """Operators that leave an example's numbers as they are in inference, in their order."""
 
@@ -26,7 +30,8 @@ class Head:
     """Where a network turns class scores into probabilities.
 
     Attributes:
-        kind: what it does; of the logarithm of probabilities what that comes to.
+        kind: what it does; of the logarithm of probabilities, or the exponential of that, what it
+            comes to.
         first: the node that reads the scores.
         last: the node that yields the probabilities, or their logarithms; mostly the same.
     """
@@ -51,10 +56,10 @@ def head_of(graph: Graph) -> Head | None:
         return None
     types, nodes = infer(graph), {node.name: node for node in graph.nodes}
     last = _before(nodes[graph.outputs[0]], nodes)
-    first = _before(nodes[last.inputs[0]], nodes) if last.op == "log" else last
+    first = _before(nodes[last.inputs[0]], nodes) if last.op in _AFTER else last
     kind = _KINDS.get(first.op)
-    if last.op == "log":
-        kind = None if kind is None else _LOGS.get(kind)
+    if last.op in _AFTER:
+        kind = None if kind is None else _AFTER[last.op].get(kind)
     if kind is None or nodes[first.inputs[0]].op == "input":
         return None
     output, scores = types[graph.outputs[0]], types[first.name]

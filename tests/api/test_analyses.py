@@ -6,7 +6,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from api.analysis import Analyses, Analysis
-from tests.graph.sketch import Sketch
+from benchmarks.sketch import Sketch
 
 
 def analysis(width: int) -> Analysis:

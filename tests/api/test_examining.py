@@ -14,11 +14,12 @@ import psutil
 import pytest
 
 import migrations
+from benchmarks.attack.networks import outer_product, package
 from espalier.format.ir import Graph
 from models.settings import Settings
 from tests.api.fixtures import Running, serving
 from tests.api.test_problems import problem
-from tests.costly import long_chain, many_reads, outer_product, package, wide_layer
+from tests.costly import long_chain, many_reads, wide_layer
 
 
 @pytest.fixture(scope="module")

@@ -7,14 +7,15 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from benchmarks.attack.networks import all_alive, all_alive_then_summed, outer_product
+from benchmarks.sketch import Sketch
 from espalier.format.ir import Graph
 from search.cost import CostModel, NetworkTooLarge
 from search.cost.polynomial import Polynomial, undominated
 from search.cost.terms import TERMS, Terms
 from search.graph import space_of
-from tests.costly import all_alive, all_alive_then_summed, many_layers, outer_product
+from tests.costly import many_layers
 from tests.counting import counting
-from tests.graph.sketch import Sketch
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.sketch import Sketch
 from espalier.format.build import build
 from espalier.format.ir import Batch, Graph, Node, size
 from espalier.format.operators import infer
@@ -21,7 +22,6 @@ from search.spec import RoundingSpec
 from search.versions import NEWEST, Version
 from tests.graph.masking import doubled, random_inputs, random_tensors, sliced
 from tests.graph.programs import random_graph
-from tests.graph.sketch import Sketch
 
 
 def _stored(graph: Graph, name: str) -> bool:

@@ -41,6 +41,7 @@ ENDS: dict[str, End] = {
     "sigmoid": torch.sigmoid,
     "logsigmoid": functional.logsigmoid,
     "twice": lambda x: x.softmax(1).softmax(1),
+    "clamped": lambda x: x.softmax(1).clamp(1e-7, 1.0),
     "half": lambda x: x.view(-1, 5, 2).softmax(2).flatten(1),  # not over the classes
 }
 
@@ -290,3 +291,17 @@ def test_what_is_handed_out_ends_as_the_original(tmp_path: Path) -> None:
     with torch.no_grad():
         outputs = network(torch.randn(4, 1, 8, 8))
     torch.testing.assert_close(outputs.sum(1), torch.ones(4))
+
+
+def test_a_job_warns_of_probabilities_that_no_head_explains(tmp_path: Path) -> None:
+    files = FolderFiles(tmp_path)
+    dataset = files.put(digits().data)
+
+    def told(end: str | None, **changes: Any) -> list[str]:
+        spec = SPEC.model_copy(update={"strategy": UniformSpec(), **changes})
+        job = Inputs(spec, files.put(packed(end).package), dataset)
+        return [warning.code for warning in engine.prepare(job, files).warnings]
+
+    assert told("clamped") == ["evaluation.probabilities"]
+    assert told("clamped", version=1) == []
+    assert told("softmax") == told("sigmoid") == told(None) == []

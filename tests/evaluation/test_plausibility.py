@@ -12,11 +12,13 @@ from search.evaluation.plausibility import (
     Answers,
     BaselineAtChance,
     check_answers,
+    check_scores,
     lower,
     upper,
 )
 
 Whole = np.ndarray[Any, np.dtype[np.int64]]
+Scores = np.ndarray[Any, np.dtype[np.float32]]
 
 
 def answered(labels: Whole, accuracy: float, classes: int, seed: int = 0) -> Whole:
@@ -159,3 +161,19 @@ def test_frequent_classes_do_not_make_a_sound_network_suspicious() -> None:
 def test_a_few_examples_say_little() -> None:
     """Nothing is refused for chance by itself."""
     assert told(np.array([0, 1, 1]), np.array([0, 1, 2])) == ["evaluation.near_chance"]
+
+
+def shares(scores: Scores) -> Scores:
+    weights = np.exp(scores)
+    found: Scores = weights / weights.sum(1, keepdims=True)
+    return found
+
+
+def test_probabilities_that_no_head_explains_are_told() -> None:
+    scores = np.random.default_rng(4).normal(0, 3, (200, 10)).astype(np.float32)
+    hard: Scores = (scores / 6 + 0.5).clip(0, 1)
+    for found in (shares(scores), 100 * shares(scores), hard):
+        (warning,) = check_scores(found)
+        assert warning.code == "evaluation.probabilities"
+    for fine in (scores, np.maximum(scores, 0), np.log(shares(scores)), shares(scores)[:9]):
+        assert check_scores(fine) == []

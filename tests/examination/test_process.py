@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
+from benchmarks.attack.networks import package
 from search.examination.bounds import Bounds, Kind
 from search.examination.process import Examination, Refused, TooCostly
-from tests.costly import long_chain, package, wide_layer
+from tests.costly import long_chain, wide_layer
 
 AMPLE = Bounds(cpu_s=60, memory_bytes=2**31, wall_s=200)
 
@@ -45,6 +50,32 @@ def test_an_examination_that_is_stopped_leaves_no_process(tmp_path: Path) -> Non
     with pytest.raises(TooCostly, match="SIGKILL"):
         running.verdict()
     assert running._process.poll() is not None
+
+
+_FOREVER = """
+import sys
+from pathlib import Path
+from search.examination.bounds import Bounds
+from search.examination.process import Examination
+
+running = Examination("network", Path(sys.argv[1]), Bounds(60, 2**31, 200))
+print(running._process.pid, flush=True)
+running.verdict()
+"""
+
+
+def test_an_examination_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "endless")  # to open it takes for ever
+    command = [sys.executable, "-c", _FOREVER, str(tmp_path / "endless")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+    end = time.monotonic() + 60
+    with contextlib.suppress(psutil.NoSuchProcess):
+        while child.status() != psutil.STATUS_ZOMBIE:  # whoever inherits it may not reap it
+            assert time.monotonic() < end, "the examination outlives who started it"
+            time.sleep(0.01)
 
 
 def test_errors_keep_their_codes_and_words(tmp_path: Path) -> None:

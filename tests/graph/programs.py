@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from math import prod
 
+from benchmarks.sketch import Sketch
 from espalier.format.errors import FormatError
 from espalier.format.ir import Batch, Graph
-from tests.graph.sketch import Sketch
 
 LARGEST = 6000
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.sketch import Sketch
 from espalier.format.ir import Batch, Graph
 from search.graph import shrink, space_of
 from search.space import ChannelGroup, Kept, SearchSpace
-from tests.graph.sketch import Sketch
 
 
 def table(space: SearchSpace) -> dict[str, int]:

@@ -51,6 +51,8 @@ ENDS: dict[str, tuple[End, str]] = {
     "sigmoid": (lambda x: flat(x).sigmoid(), "sigmoid"),
     "sigmoid before flatten": (lambda x: flat(torch.sigmoid(x)), "sigmoid"),
     "log of sigmoid": (lambda x: functional.logsigmoid(flat(x)), "logsigmoid"),
+    "exponential of logarithms": (lambda x: flat(x).log_softmax(1).exp(), "softmax"),
+    "exponential of sigmoid": (lambda x: functional.logsigmoid(flat(x)).exp(), "sigmoid"),
     "twice": (lambda x: flat(x).softmax(1).softmax(1), "softmax"),
 }
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from benchmarks.sketch import Sketch
 from espalier.format.ir import Batch, Graph
 from espalier.format.operators import MODULES, OPERATORS
 from search.graph import TooManyPositions, shrink, space_of
@@ -16,7 +17,6 @@ from search.graph.couple import OPERATOR_RULES
 from search.graph.rules_modules import MODULE_RULES
 from tests.costly import many_reads
 from tests.counting import counting
-from tests.graph.sketch import Sketch
 
 
 @contextmanager
