@@ -10,8 +10,8 @@ from fastapi import APIRouter, Body, Header, Query, Request, Response
 from sqlalchemy.orm import Session
 
 from api.analysis import Analysis, check_job, readable
-from api.conditions import etag, matches
 from api.dependencies import Cursor, Limit, Service, Services
+from api.headers import etag, matches
 from api.problems import FieldProblem, Problem, refused, responses
 from api.replies import reply
 from api.schemas import JobPage, example_spec, job_view, shown

@@ -27,7 +27,7 @@ from api.dependencies import Service
 from api.server import config
 from espalier.format.lift import pack
 from models.artifact import Artifact
-from models.claims import end
+from models.ending import end
 from models.events import append
 from models.job import State
 from models.locks import lock_job
