@@ -47,6 +47,12 @@ def tarred(path: Path, members: dict[str, bytes], mode: str = "w:gz") -> Path:
     return path
 
 
+def npz(**arrays: Any) -> bytes:
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)
+    return stream.getvalue()
+
+
 def npy(array: Array, *, header: bytes | None = None) -> bytes:
     stream = io.BytesIO()
     np.lib.format.write_array(stream, array, allow_pickle=True)
