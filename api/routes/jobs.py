@@ -64,7 +64,7 @@ def view(session: Session, row: Job) -> JobView:
 
 
 def _analysis(service: Service, digest: str) -> Analysis:
-    """Of a network in the store, whose package was checked when it came."""
+    """The analysis of a network in the store, whose package was checked when it came."""
 
     def read() -> Analysis:
         with readable(service.blobs, digest) as path:
