@@ -16,7 +16,7 @@ from api.analysis import Analyses
 from api.dependencies import Service
 from api.edge import Edge
 from api.examining import Examinations
-from api.ringing import LateBell
+from api.late_bell import LateBell
 from api.routes import artifacts, datasets, events, health, jobs, networks, targets, trials
 from api.watching import Watch
 from models import private

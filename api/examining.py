@@ -16,7 +16,7 @@ _LOOK_S = 0.25  # between two looks at whether the client is still there
 
 
 class Examinations:
-    """Those that run now; the others wait for one of them to end."""
+    """The examinations of one process: a few run, the others wait for one of them to end."""
 
     def __init__(self, settings: Settings) -> None:
         self._cpu_s = settings.examination_cpu_s

@@ -11,7 +11,7 @@ from typing import BinaryIO
 from fastapi import Response
 from fastapi.responses import StreamingResponse
 
-from api.conditions import file_headers, matches
+from api.headers import file_headers, matches
 from models.pieces import PIECE_BYTES
 
 

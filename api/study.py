@@ -69,7 +69,7 @@ def _facts(job: Job, spec: JobSpec) -> Row:
 
 
 def _moment(seconds: float | None) -> datetime | None:
-    """In UTC without saying so, as Optuna stores times."""
+    """A time in UTC without its time zone, as Optuna stores times."""
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None)
 
 

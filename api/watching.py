@@ -60,7 +60,7 @@ class Watch:
         Returns:
             False if the time is up or the client is gone first.
         Raises:
-            what the database raises that is away.
+            sqlalchemy.exc.SQLAlchemyError: the database is away (`models.database.AWAY`).
         """
         waiter = _Waiter(job, version, asyncio.get_running_loop().create_future())
         self._waiters.add(waiter)

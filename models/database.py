@@ -61,7 +61,7 @@ def _engine(url: str, patience_s: float, *, writes: bool) -> Engine:
 
     @event.listens_for(engine, "handle_error", retval=True)
     def _read_only(context: ExceptionContext) -> BaseException | None:
-        """To the driver an internal error, as if the statement were wrong."""
+        """Take it for an outage; to the driver it is an internal error, as of a wrong statement."""
         error = context.original_exception
         if getattr(error, "sqlstate", None) == _READ_ONLY:
             return OperationalError(context.statement, None, error)
@@ -80,7 +80,7 @@ def _sqlite(url: str, patience_s: float, *, writes: bool) -> Engine:
 
     @event.listens_for(engine, "do_connect")
     def _create(*_: Any) -> None:
-        """So that it is its owner's alone; SQLite gives the files beside it the same rights."""
+        """Create the file as its owner's alone; SQLite gives those beside it the same rights."""
         if path and not Path(path).exists():
             Path(path).touch(FILE)
 

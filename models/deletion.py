@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from models.artifact import Artifact
 from models.errors import StateConflict
 from models.event import Event
-from models.idempotency import IdempotencyKey
+from models.idempotency_key import IdempotencyKey
 from models.job import Job
 from models.locks import lock_job
 from models.outbox import Outbox

@@ -13,10 +13,10 @@ from sqlalchemy.orm import Session
 
 from models.artifact import Artifact
 from models.base import clock_s
-from models.claims import end, settle
+from models.ending import end, settle
 from models.errors import NotFound, StateConflict
 from models.events import append
-from models.idempotent import remember
+from models.idempotency_keys import remember
 from models.ids import new_id
 from models.job import Job, State
 from models.locks import lock_job

@@ -21,7 +21,7 @@ def lock_job(session: Session, job_id: str) -> Job:
 
 
 def lock_worked_on(session: Session, job_id: str) -> Job:
-    """As `lock_job`, for an attempt at one of the job's units.
+    """Lock the job for an attempt at one of its units.
 
     Raises:
         LeaseLost: the job was canceled and deleted meanwhile.

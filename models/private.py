@@ -19,10 +19,10 @@ _OTHERS = 0o077
 
 
 def begin() -> None:
-    """To be called first in a process of the service: what it writes is its owner's alone.
+    """Begin a process of the service: from now on what it writes is its owner's alone.
 
-    Temporary files are held to one folder, too. `tempfile` would look for one that has room, and
-    where none has, raise an error that does not say so.
+    To be called first. Temporary files are held to one folder, too: `tempfile` would look for one
+    that has room, and where none has, raise an error that does not say so.
     """
     os.umask(_OTHERS)
     folder = os.environ.get("TMPDIR", "/tmp")  # noqa: S108 - files in it are made by `tempfile`

@@ -7,7 +7,7 @@ from models.base import Base
 from models.blob import Blob
 from models.dataset import Dataset
 from models.event import Event
-from models.idempotency import IdempotencyKey
+from models.idempotency_key import IdempotencyKey
 from models.job import Job
 from models.network import Network
 from models.outbox import Outbox

@@ -39,7 +39,7 @@ class Outage:
         self._reason = ""
 
     def forget(self) -> None:
-        """It has been told, or another attempt begins."""
+        """Forget the outage: it has been told, or another attempt begins."""
         self._began = None
 
     def note(self, error: Exception) -> None:

@@ -19,7 +19,7 @@ from models.blobs import BlobStore
 from models.claims import expire
 from models.database import AWAY, Database
 from models.errors import BlobError
-from models.idempotency import IdempotencyKey
+from models.idempotency_key import IdempotencyKey
 from models.logs import get_logger
 from models.outbox import Outbox
 from models.queue import claimable

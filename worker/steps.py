@@ -19,7 +19,8 @@ from sqlalchemy.orm import Session, undefer
 from models.artifact import Artifact
 from models.base import clock_s
 from models.blobs import BlobStore
-from models.claims import Claim, complete, end, settle
+from models.claims import Claim, complete
+from models.ending import end, settle
 from models.events import append
 from models.job import Job, State
 from models.jobs import get_job

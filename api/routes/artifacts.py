@@ -9,8 +9,8 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Response
 from fastapi.responses import StreamingResponse
 
-from api.conditions import NotSatisfiable, byte_range, file_headers, matches
 from api.dependencies import Service, Services
+from api.headers import NotSatisfiable, byte_range, file_headers, matches
 from api.problems import BYTES, Problem, responses
 from api.schemas import ArtifactList, artifact_view
 from models.artifact import Artifact

@@ -10,8 +10,8 @@ from fastapi import APIRouter, Body, Header, Query, Request, Response
 from sqlalchemy.orm import Session
 
 from api.analysis import Analysis, check_job, readable
-from api.conditions import etag, matches
 from api.dependencies import Cursor, Limit, Service, Services
+from api.headers import etag, matches
 from api.problems import FieldProblem, Problem, refused, responses
 from api.replies import reply
 from api.schemas import JobPage, example_spec, job_view, shown
@@ -65,7 +65,7 @@ def view(session: Session, row: Job) -> JobView:
 
 
 def _analysis(service: Service, digest: str) -> Analysis:
-    """Of a network in the store, whose package was checked when it came."""
+    """The analysis of a network in the store, whose package was checked when it came."""
 
     def read() -> Analysis:
         with readable(service.blobs, digest) as path:

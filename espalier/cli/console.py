@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -47,6 +48,29 @@ COSTS = {
     "weight_bytes": "weight bytes",
     "peak_activation_bytes": "peak activation bytes",
 }
+
+
+_NAME = 12  # columns that a name has at least, if it is so long
+
+
+def listing(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table of which only the column "name" is broken, and nothing cut: ids are copied.
+
+    Where a terminal is too narrow for that, it breaks the lines by itself.
+    """
+    table = Table(box=box.SIMPLE_HEAD)
+    for title in titles:
+        table.add_column(title, no_wrap=title != "name", overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    widths = [max(map(cell_len, column)) for column in zip(titles, *rows, strict=True)]
+    widths = [
+        min(width, _NAME) if title == "name" else width
+        for title, width in zip(titles, widths, strict=True)
+    ]
+    least = sum(widths) + 3 * len(widths) + 1  # a space at each side, and one between
+    table.width = least if least > out.width else None
+    out.print(table)
 
 
 @contextmanager

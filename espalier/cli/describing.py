@@ -24,15 +24,16 @@ from espalier.cli.console import (
     err,
     errors_as_lines,
     fail,
+    listing,
     out,
     quantity,
     reasons,
     size,
 )
 from espalier.cli.submitting import known
+from espalier.format.archive import is_package
 from espalier.format.errors import EspalierError
 
-_DATA = (".npz", ".safetensors", ".zip", ".tar")
 _SPLITS = {"train": "training", "holdout": "hold-out", "test": "test"}
 Limit = Annotated[int, typer.Option(min=1, help="The most to show.")]
 AsJson = Annotated[bool, typer.Option("--json", help="As the service says it.")]
@@ -47,6 +48,14 @@ _HEADS = {
 
 def _shape(values: list[int]) -> str:
     return "x".join(map(str, values)) or "scalar"
+
+
+def _kind(given: str) -> str:
+    """Whether a file or an id is a network's or a dataset's; of a file what is in it tells."""
+    path = Path(given)
+    if not path.is_file():
+        return "dataset" if given.startswith("data_") else "network"
+    return "network" if path.suffix == ".espalier" or is_package(path) else "dataset"
 
 
 class Refused(EspalierError):
@@ -143,13 +152,17 @@ def _list(
     if not found:
         err.print("nothing was uploaded; `espalier submit` sends files")
         return
-    table = Table(box=box.SIMPLE_HEAD)
-    for title in ("id", "name", *titles, "size", "uploaded"):
-        table.add_column(title, no_wrap=title != "name")
-    for view in found:
-        rest = (size(view["size_bytes"]), ago(view["created_at"]))
-        table.add_row(view["id"], escape(view["name"]), *cells(view["description"]), *rest)
-    out.print(table)
+    rows = [
+        (
+            view["id"],
+            view["name"],
+            *cells(view["description"]),
+            size(view["size_bytes"]),
+            ago(view["created_at"]),
+        )
+        for view in found
+    ]
+    listing(("id", "name", *titles, "size", "uploaded"), rows)
 
 
 def register(app: typer.Typer) -> None:
@@ -192,8 +205,8 @@ def register(app: typer.Typer) -> None:
 
         A file is looked at here and not sent: no service has to run.
         """
-        data = Path(given).suffix in _DATA or (given.startswith("data_") and "." not in given)
-        kind, show = ("dataset", _show_dataset) if data else ("network", _show_network)
+        kind = _kind(given)
+        show = _show_network if kind == "network" else _show_dataset
         known(kind, given)
         if Path(given).is_file():
             with errors_as_lines():

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich import box
 from rich.markup import escape
-from rich.table import Table
 
-from espalier.cli.console import COSTS, URL, Url, ago, connected, err, out, size, transfer
+from espalier.cli.console import COSTS, URL, Url, ago, connected, err, listing, out, size, transfer
 from espalier.cli.watching import best_line, points_line, stage, summary_lines, warn
 
 
@@ -83,20 +81,19 @@ def register(app: typer.Typer) -> None:
                 "no jobs; start one with: espalier submit NETWORK --data DATA --budget macs=50%"
             )
             return
-        table = Table(box=box.SIMPLE_HEAD)
-        for title in ("job", "name", "state", "", "strategy", "budget", "created"):
-            table.add_column(title, no_wrap=title != "name")
-        for view in views:
-            table.add_row(
+        rows = [
+            (
                 view["id"],
-                escape(view["name"] or ""),
+                view["name"] or "",
                 stage(view),
                 f"{view['progress']:.0%}",
                 view["spec"]["strategy"]["name"],
                 _budget(view["spec"]),
                 ago(view["created_at"]),
             )
-        out.print(table)
+            for view in views
+        ]
+        listing(("job", "name", "state", "", "strategy", "budget", "created"), rows)
 
     @app.command()
     def show(

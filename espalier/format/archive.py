@@ -65,6 +65,14 @@ def _entry(name: bytes, header: tuple[int, ...]) -> tuple[str, int, int, int]:
     return name.decode(), crc, size, offset
 
 
+def is_package(path: Path) -> bool:
+    """Whether it claims to be one: a zip file that begins with a package's first member."""
+    name = MEMBERS[0].encode()
+    with path.open("rb") as file:
+        found = file.read(_LOCAL.size + len(name))
+    return found.startswith(b"PK\3\4") and found[_LOCAL.size :] == name
+
+
 def read_members(file: BinaryIO, largest_bytes: int) -> dict[str, Member]:
     """Where the three members lie.
 

@@ -148,7 +148,7 @@ def carries_tensor(node: fx.Node) -> bool:
 
 
 def pruned(state: Lifting, graph: Graph) -> Graph:
-    """Without what no output needs; modules and tensors in the order of their registration."""
+    """The graph of what outputs need; modules and tensors in the order of their registration."""
     needed = set(graph.outputs) | set(graph.inputs)
     nodes = []
     for node in reversed(graph.nodes):

@@ -135,7 +135,7 @@ class Network(fx.GraphModule):
         return result
 
     def _empty(self) -> Network:
-        """Without state, of a class of its own: the code of a `GraphModule` is its class's."""
+        """A network without state, of a class of its own, which holds a `GraphModule`'s code."""
         result: Network = type(self).__new__(type(self))
         type(result).__name__ = type(self).__name__
         return result

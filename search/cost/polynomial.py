@@ -64,7 +64,7 @@ def magnitude(polynomial: Polynomial, plan: Plan) -> int:
 
 
 def undominated(polynomials: Iterable[Polynomial], terms: Terms) -> list[Polynomial]:
-    """Those that can be the largest: no other has coefficients at least as great throughout.
+    """Those polynomials that can be the largest: no other has all coefficients at least as great.
 
     Sound where no coefficient is negative, since every monomial is positive then.
 

@@ -34,7 +34,7 @@ class _Rule:
 
 
 def _rules(space: SearchSpace, rounding: RoundingSpec, version: Version) -> Iterator[_Rule]:
-    """Of each group."""
+    """The rule of each group."""
     multiple, minimum = rounding.multiple, rounding.minimum
     if version == 1:  # counted a group's channels, whatever they were in the tensors
         yield from (_Rule(multiple, minimum) for _ in space.groups)

@@ -14,8 +14,8 @@ from search.graph import head_of, shrink, without_head
 from search.space import Kept, SearchSpace
 
 _MARK = "class_scores"
-"""In a network's `meta`, which its cuts share: it has been left without its head. What it ends in
-then may be the like of a head, of a softmax that is called twice."""
+"""Key in a network's `meta`, which its cuts share: it has been left without its head. What it ends
+in then may be the like of a head, of a softmax that is called twice."""
 
 
 class ClassScores:

@@ -119,7 +119,7 @@ class Evaluator(Examiner):
         return None if found is None else found.order
 
     def removal(self, group: int) -> Removal | None:
-        """In which order a group's channels go by the criterion `obs`, if it can rank them."""
+        """The order in which a group's channels go by the criterion `obs`, if it can rank them."""
         return self._parallel.removal(group)
 
     def glance(self, kept: Kept, count: int) -> dict[str, float]:

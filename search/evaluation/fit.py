@@ -71,7 +71,7 @@ def _vocabulary(graph: Graph) -> int | None:
 
 
 def order_of(data: Sequence[str], network: Sequence[str]) -> tuple[int, ...]:
-    """By class of the data, its number in the network: folders of images are sorted by name.
+    """The network's number for each class of the data: folders of images are sorted by name.
 
     Empty where they are the same, or where one has no names: then numbers are taken as they are.
 

@@ -204,7 +204,7 @@ def _other_order(answers: Answers) -> Iterator[JobWarning]:
 
 
 def _best_order(labels: Indices, predicted: Indices) -> dict[int, int]:
-    """By label the class that is answered for it, one for one, the commonest pairs first."""
+    """The class that is answered for each label, one for one, the commonest pairs first."""
     pairs, counts = np.unique(np.stack([labels, predicted]), axis=1, return_counts=True)
     order: dict[int, int] = {}
     taken: set[int] = set()

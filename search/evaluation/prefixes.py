@@ -58,7 +58,7 @@ class Cache:
             self.bytes -= gone
 
     def again(self, names: Iterable[bytes]) -> set[bytes]:
-        """Those that were asked for before; all are remembered."""
+        """The names that were asked for before; all are remembered."""
         known = set()
         for name in names:
             if name in self._asked:

@@ -42,7 +42,7 @@ class Tuning:
         self._teach, self._feed, self._indices, self._spec = teach, feed, indices, spec
 
     def tune(self, network: GraphModule, steps: int, seed: int) -> None:
-        """So many steps, in place, on batches drawn with `seed`; ends in eval mode.
+        """Train for so many steps, in place, on batches drawn with `seed`; ends in eval mode.
 
         Parameters that need no gradient stay as they are.
         """

@@ -27,7 +27,7 @@ class Values:
 
     @property
     def range(self) -> tuple[int, int]:
-        """Of whole numbers, of which there is at least one."""
+        """The least and the greatest of whole numbers, of which there is at least one."""
         assert self._low is not None  # noqa: S101
         assert self._high is not None  # noqa: S101
         return self._low, self._high

@@ -40,7 +40,7 @@ class Bounds:
     def of(
         cls, kind: Kind, size_bytes: int, cpu_s: float = CPU_S, memory_bytes: int = MEMORY_BYTES
     ) -> Bounds:
-        """For a file of that size.
+        """The bounds for a file of that size.
 
         Args:
             cpu_s: beside what it takes to read the file's bytes.

@@ -16,7 +16,7 @@ from espalier.format.errors import EspalierError
 from search.examination.bounds import VERDICT_BYTES, Bounds, Kind
 
 _PASSED_ON = ("PATH", "PYTHONPATH", "PYTHONHOME", "LANG", "LC_ALL", "SYSTEMROOT")
-"""Of the environment; it may hold passwords, which a process with a stranger's file needs not."""
+"""Variables that are passed on; others may be passwords, which nothing here needs."""
 
 
 class Refused(EspalierError):

@@ -29,7 +29,7 @@ from api.server import config
 from espalier.format.lift import pack
 from models.artifact import Artifact
 from models.base import clock_s
-from models.claims import end
+from models.ending import end
 from models.events import append
 from models.job import State
 from models.locks import lock_job

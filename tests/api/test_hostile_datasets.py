@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import struct
 
@@ -16,12 +15,7 @@ from models.network import Network
 from tests.api.fixtures import CLASSES, Running
 from tests.api.test_problems import problem
 from tests.api.test_uploads import stored
-
-
-def npz(**arrays: object) -> bytes:
-    stream = io.BytesIO()
-    np.savez(stream, **arrays)  # type: ignore[arg-type]
-    return stream.getvalue()
+from tests.evaluation.data_files import npz
 
 
 def safetensors(classes: str) -> bytes:

@@ -20,6 +20,7 @@ from models.uploads import create_dataset
 from tests.api.fixtures import CLASSES, Files, Running, fail
 from tests.api.test_jobs import create
 from tests.api.test_problems import problem
+from tests.evaluation.data_files import npz
 
 JSON = {"Content-Type": "application/json"}
 LISTS = ["/v1/networks", "/v1/datasets", "/v1/jobs"]
@@ -114,12 +115,6 @@ def test_names_in_packages(http: httpx.Client, files: Files, name: str, field: s
         assert answer.status_code == 422, answer.text
         assert answer.json()["code"].startswith("format.")
     assert [http.get(path).status_code for path in LISTS] == [200] * 3
-
-
-def npz(**arrays: Any) -> bytes:
-    file = io.BytesIO()
-    np.savez(file, **arrays)
-    return file.getvalue()
 
 
 IMAGES = np.zeros((30, 8, 8), np.uint8)

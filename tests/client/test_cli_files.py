@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
+import tarfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from espalier.client import Client
@@ -46,6 +50,23 @@ def test_describe_of_a_file_needs_no_service(
     wrong.write_bytes(b"not a package" * 100)
     refused(run("describe", wrong), 1, "wrong.espalier", "no zip file", "espalier.pack")
     refused(run("describe", network["id"]), 1, "no answer from http://127.0.0.1:9")
+
+
+def test_describe_goes_by_what_is_in_a_file(run: Run, files: Files, tmp_path: Path) -> None:
+    """A package and data, each under names that do not tell."""
+    png = io.BytesIO()
+    Image.new("L", (2, 2)).save(png, "PNG")
+    packed = tmp_path / "photos.tar.gz"
+    with tarfile.open(packed, "w:gz") as archive:
+        for name in ("cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"):
+            member = tarfile.TarInfo(name)
+            member.size = len(png.getvalue())
+            archive.addfile(member, io.BytesIO(png.getvalue()))
+    for path, words in ((packed, "labels: 0 to 1"), (files.dataset, "examples: "),
+                        (files.package, "channel group")):  # fmt: skip
+        for name in (path.name, "file"):
+            same = shutil.copy(path, tmp_path / f"same-{name}")
+            assert words in run("describe", same).stdout, same
 
 
 def test_describe_shows_what_can_be_pruned_and_what_not(run: Run, files: Files) -> None:

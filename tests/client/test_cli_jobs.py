@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from espalier.cli import console
 from espalier.cli.watching import news
 from espalier.client import Client
 from models.claims import claim_next, hold
@@ -144,6 +145,18 @@ def test_jobs_are_listed_whole(run: Run, files: Files) -> None:
     dataset = json.loads(run("show", job, "--json").stdout)["spec"]["dataset"]
     assert job in run("jobs", "--dataset", dataset).stdout
     assert run("jobs", "--dataset", "data_other").stdout == ""
+
+
+def test_a_narrow_terminal_cuts_no_id(
+    run: Run, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = submitted(run, files, "--name", "named-at-length-" * 5)
+    monkeypatch.setattr(console.out, "width", 80)
+    for command in ("jobs", "networks", "datasets"):
+        assert "\N{HORIZONTAL ELLIPSIS}" not in run(command).stdout
+    (line,) = [line for line in run("jobs").stdout.splitlines() if job in line]
+    for words in ("named-at", "queued", "allocate", "MACs 50%", "ago"):
+        assert words in line
 
 
 def test_pause_and_resume(run: Run, files: Files) -> None:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import struct
 import tarfile
 import tracemalloc
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,34 +21,19 @@ from search.evaluation import image_headers, tar
 from search.evaluation.data import describe_dataset, load_dataset
 from search.evaluation.errors import DatasetError, DatasetTooLarge, LabelsInvalid
 from search.evaluation.limits import DataLimits
+from tests.evaluation.data_files import png, tarred, with_text, zipped
 
 MIB = 2**20
-
-
-def png(value: int = 1, text: bytes = b"") -> bytes:
-    """One grey picture, with compressed text before and after its pixels."""
-    stream = io.BytesIO()
-    Image.new("L", (8, 8), value).save(stream, "PNG")
-    plain = stream.getvalue()
-    if not text:
-        return plain
-    body = b"zTXt" + b"k\0\0" + zlib.compress(text, 9)
-    chunk = struct.pack(">L", len(body) - 4) + body + struct.pack(">L", zlib.crc32(body))
-    return plain[:33] + chunk * 20 + plain[33:-12] + chunk * 20 + plain[-12:]
-
-
-def zipped(path: Path, members: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return path
 
 
 def test_text_of_a_png_is_never_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unpacked(*_: Any) -> bytes:
         raise AssertionError("a text was unpacked")
 
-    path = zipped(tmp_path / "d", {f"{'ab'[i % 2]}/{i}": png(i, bytes(900_000)) for i in range(4)})
+    path = zipped(
+        tmp_path / "d",
+        {f"{'ab'[i % 2]}/{i}": with_text(png(i), bytes(900_000)) for i in range(4)},
+    )
     monkeypatch.setattr(PngImagePlugin, "_safe_zlib_decompress", unpacked)
     assert describe_dataset(path)["train_examples"] == 4
     assert load_dataset(path).train.inputs[:, 0, 0].tolist() == [0, 2, 1, 3]
@@ -90,11 +73,7 @@ def test_a_member_costs_the_same_among_many(
     if kind == "zip":
         zipped(path, members)
     else:
-        with tarfile.open(path, "w:gz", compresslevel=1) as archive:
-            for name, content in members.items():
-                info = tarfile.TarInfo(name)
-                info.size = len(content)
-                archive.addfile(info, io.BytesIO(content))
+        tarred(path, members)
     assert describe_dataset(path)["train_examples"] == 2000
     assert calls == {"header": 2000, "block": 0 if kind == "zip" else 2000}
 
@@ -135,20 +114,14 @@ def test_what_a_file_unpacks_to_is_in_proportion_to_it(tmp_path: Path) -> None:
         np.savez_compressed(file, **many)  # type: ignore[arg-type]
     with pytest.raises(DatasetTooLarge, match="less compression"):
         describe_dataset(path, limits)
-    pictures = {f"{'ab'[i % 2]}/{i}": png_of_zeros(600) for i in range(4)}
+    pictures = {f"{'ab'[i % 2]}/{i}": png(0, (600, 600)) for i in range(4)}
     with pytest.raises(DatasetTooLarge, match="4 images of 600 x 600 take"):
-        describe_dataset(zipped(path, pictures), limits)
+        describe_dataset(zipped(path, pictures, zipfile.ZIP_DEFLATED), limits)
     info = tarfile.TarInfo("a/1.png")
     info.size = 8 * MIB
     path.write_bytes(gzip.compress(info.tobuf() + bytes(9 * MIB)))
     with pytest.raises(DatasetTooLarge, match="unpacks to more"):
         describe_dataset(path, limits)
-
-
-def png_of_zeros(side: int) -> bytes:
-    stream = io.BytesIO()
-    Image.new("L", (side, side)).save(stream, "PNG")
-    return stream.getvalue()
 
 
 def test_a_file_of_many_arrays_is_refused_by_its_directory(tmp_path: Path) -> None:
@@ -216,8 +189,8 @@ def test_names_of_folders_are_text(tmp_path: Path, name: bytes) -> None:
     with tarfile.open(tmp_path / "d", "w", format=tarfile.PAX_FORMAT) as archive:
         for folder in ("a", name.decode("utf-8", "surrogateescape")):
             info = tarfile.TarInfo(f"{folder}/1.png")
-            info.size = len(png())
-            archive.addfile(info, io.BytesIO(png()))
+            info.size = len(png(1))
+            archive.addfile(info, io.BytesIO(png(1)))
     with pytest.raises(DatasetError, match=r"names in UTF-8|shorte"):
         describe_dataset(tmp_path / "d")
 

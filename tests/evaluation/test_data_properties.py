@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from search.evaluation.data import describe_dataset
 from search.evaluation.errors import DatasetError
-from tests.evaluation.test_data_bounds import png
+from tests.evaluation.data_files import png
 
 MANY = settings(
     max_examples=80, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
@@ -170,8 +170,8 @@ def tar_of_images() -> bytes:
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for name in ("a/1.png", "b/ü.png"):
             info = tarfile.TarInfo(name)
-            info.size = len(png())
-            archive.addfile(info, io.BytesIO(png()))
+            info.size = len(png(1))
+            archive.addfile(info, io.BytesIO(png(1)))
     return stream.getvalue()
 
 

@@ -12,8 +12,9 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from models.claims import Claim, claim_next, complete, expire, release, renew, settle
+from models.claims import Claim, claim_next, complete, expire, release, renew
 from models.database import Database
+from models.ending import settle
 from models.errors import LeaseLost
 from models.events import append, events_after
 from models.job import State

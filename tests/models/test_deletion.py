@@ -12,7 +12,7 @@ from models.database import Database
 from models.deletion import delete_job
 from models.errors import LeaseLost, NotFound, StateConflict
 from models.event import Event
-from models.idempotency import IdempotencyKey
+from models.idempotency_key import IdempotencyKey
 from models.job import Job
 from models.jobs import create_job, get_job, request_cancel
 from models.outbox import Outbox

@@ -22,7 +22,7 @@ def matches(header: str, tag: str) -> bool:
 
 
 def file_headers(name: str, digest: str) -> dict[str, str]:
-    """Of a whole file to be saved; RFC 9530 for `Repr-Digest`, RFC 6266 for the name.
+    """Headers of a whole file to be saved; RFC 9530 for `Repr-Digest`, RFC 6266 for the name.
 
     Args:
         digest: SHA-256 of its bytes, in hex.

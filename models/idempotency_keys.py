@@ -8,7 +8,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm import Session
 
 from models.errors import IdempotencyConflict
-from models.idempotency import IdempotencyKey
+from models.idempotency_key import IdempotencyKey
 
 
 def remember(session: Session, scope: str, key: str, fingerprint: str, resource_id: str) -> str:
