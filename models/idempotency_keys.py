@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from sqlalchemy import select
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm import Session
 
 from models.errors import IdempotencyConflict
 from models.idempotency_key import IdempotencyKey
+from models.upserts import insert_into
 
 
 def remember(session: Session, scope: str, key: str, fingerprint: str, resource_id: str) -> str:
@@ -23,9 +22,8 @@ def remember(session: Session, scope: str, key: str, fingerprint: str, resource_
     Raises:
         IdempotencyConflict: the key was used for another request.
     """
-    insert = postgresql_insert if session.get_bind().dialect.name == "postgresql" else sqlite_insert
     session.execute(
-        insert(IdempotencyKey)
+        insert_into(session, IdempotencyKey)
         .values(scope=scope, key=key, fingerprint=fingerprint, resource_id=resource_id)
         .on_conflict_do_nothing()
     )

@@ -10,13 +10,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from models.base import Facts, clock_s
 from models.errors import NotFound
 from models.target import Target
+from models.upserts import insert_into
 
 OFFER_S = 20.0
 """How often a worker says what it offers."""
@@ -62,15 +62,12 @@ def claims(offers: Collection[Offer]) -> frozenset[str]:
 def offer(session: Session, offers: Sequence[Offer]) -> None:
     """Say what a worker offers now."""
     for each in offers:
-        values = {"version": each.version, "device": each.device, "seen_at": clock_s()}
-        known = update(Target).where(Target.id == each.id).values(**values)
-        if session.execute(known).rowcount:  # type: ignore[attr-defined]  # an update has it
-            continue
-        try:
-            with session.begin_nested():
-                session.add(Target(id=each.id, runtime=each.runtime, **values))
-        except IntegrityError:
-            session.execute(known)  # another worker of the device was first
+        now = {"version": each.version, "device": each.device, "seen_at": clock_s()}
+        session.execute(
+            insert_into(session, Target)
+            .values(id=each.id, runtime=each.runtime, **now)
+            .on_conflict_do_update(index_elements=[Target.id], set_=now)
+        )
 
 
 def list_targets(session: Session) -> list[tuple[Target, bool]]:

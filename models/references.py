@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from sqlalchemy import delete, select, update
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm import Session
 
 from models.base import clock_s
@@ -15,13 +13,13 @@ from models.blobs import BlobStore
 from models.database import Database
 from models.job import Job
 from models.trial import Trial
+from models.upserts import insert_into
 
 
 def retain(session: Session, digest: str, size_bytes: int) -> None:
     """Count one more user of a stored blob."""
-    insert = postgresql_insert if session.get_bind().dialect.name == "postgresql" else sqlite_insert
     session.execute(
-        insert(Blob)
+        insert_into(session, Blob)
         .values(digest=digest, size_bytes=size_bytes, uses=1, changed_at=clock_s())
         .on_conflict_do_update(
             index_elements=[Blob.digest],

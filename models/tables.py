@@ -5,6 +5,7 @@ from __future__ import annotations
 from models.artifact import Artifact
 from models.base import Base
 from models.blob import Blob
+from models.chain_time import ChainTime
 from models.dataset import Dataset
 from models.event import Event
 from models.idempotency_key import IdempotencyKey
@@ -18,6 +19,7 @@ from models.work import Work
 TABLES = (
     Artifact,
     Blob,
+    ChainTime,
     Dataset,
     Event,
     IdempotencyKey,
