@@ -12,9 +12,10 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
+from espalier.format.build_code import switch
 from espalier.format.errors import FormatError, UnsupportedOperator
 from espalier.format.ir import Graph, Module, Stored
-from espalier.format.network import Network
+from espalier.format.network import Network, held
 from espalier.format.operators import MODULES
 from espalier.format.package import opened
 
@@ -97,7 +98,7 @@ def _filled(graph: Graph, tensors: Mapping[str, Tensor]) -> nn.Module:
         if name not in tensors:
             raise FormatError(f"tensor {name} is missing")
         tensor = tensors[name].detach()
-        if tuple(tensor.shape) != stored.shape or str(tensor.dtype) != f"torch.{stored.dtype}":
+        if not _fits(tensor, stored):
             raise FormatError(
                 f"tensor {name} is {tuple(tensor.shape)} {tensor.dtype}, "
                 f"the graph has {stored.shape} {stored.dtype}"
@@ -151,12 +152,47 @@ def tensors_of(network: nn.Module) -> dict[str, Tensor]:
 
 
 def as_built(network: nn.Module) -> TypeGuard[Network]:
-    """Whether a network still does what its graph says: no code or module was replaced since."""
+    """Whether a network still does what its graph says.
+
+    That is, no code, module or forward was replaced or edited since, no hook was added, and its
+    tensors are of the types and shapes that they were.
+    """
     if not isinstance(network, Network) or not network.has_its_code():
         return False
-    return all(
-        _is(network.get_submodule(path), module)
-        for path, module in graph_of(network).modules.items()
+    graph, find = network.meta["espalier"], network.get_submodule
+    switches = network._targets.switches
+    return (
+        not any(map(_redirected, network.modules()))
+        and all(_is(find(path), module) for path, module in graph.modules.items())
+        and all(
+            _same(find(switches[node.name]), switch(node))
+            for node in graph.nodes
+            if node.name in switches
+        )
+        and all(_fits(held(network, name), stored) for name, stored in graph.stored.items())
+    )
+
+
+def _redirected(module: nn.Module) -> bool:
+    """Whether a call does more than the `forward` of its class, or something else."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__)
+
+
+def _same(left: nn.Module, right: nn.Module | None) -> bool:
+    """Whether two modules without tensors are of one class, with equal settings."""
+
+    def settings(module: nn.Module | None) -> dict[str, object]:
+        given = {} if module is None else vars(module)
+        return {name: value for name, value in given.items() if name[0] != "_"} | {"training": None}
+
+    return type(left) is type(right) and settings(left) == settings(right)
+
+
+def _fits(tensor: object, stored: Stored) -> bool:
+    return (
+        isinstance(tensor, Tensor)
+        and tuple(tensor.shape) == stored.shape
+        and str(tensor.dtype) == f"torch.{stored.dtype}"
     )
 
 

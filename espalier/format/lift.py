@@ -119,7 +119,7 @@ def pack(
 
     Args:
         network: any module; one that `load` or `build` made is written with its own graph, unless
-            its code or its modules were changed since.
+            anything of it but the values of its tensors was changed since.
         example: an input, or a tuple of them, batch first.
         preprocessing: how raw data becomes the network's input.
         classes: names of the outputs, if it classifies; one for each, or none.
@@ -137,10 +137,11 @@ def pack(
         with _refusing():
             lifted = _lifted(network, examples(example))
             _check(network, lifted, examples(example))
+            told = lifted.notes + _alone(network, lifted, examples(example))
         graph, tensors = lifted.graph, dict(lifted.tensors)
-        for note, line in lifted.notes:
+        for note, line in told:
             warnings.warn(f"{note}{line}", PackingWarning, stacklevel=2)
-        notes = tuple(dict.fromkeys(note for note, _ in lifted.notes))  # no line of the user's code
+        notes = tuple(dict.fromkeys(note for note, _ in told))  # no line of the user's code
     check_classes(classes, graph)
     return write_package(
         path,
@@ -175,16 +176,46 @@ def _check(network: nn.Module, lifted: _Lifted, inputs: tuple[Tensor, ...]) -> N
             found = rebuilt(*(value.clone() for value in inputs))
         except Exception as error:
             raise _cannot_run(rebuilt, lifted, inputs, error) from error
-    single = lifted.graph.single
-    pairs = [(expected, found)] if single else list(zip(expected, found, strict=True))
-    for left, right in pairs:
+    if difference := _difference(expected, found):
+        raise FormatError(f"the packed network {difference}")
+
+
+def _difference(expected: Any, found: Any) -> str | None:
+    """What a network gives that another does not; of a tensor each, or of several."""
+    if isinstance(found, Tensor) and isinstance(expected, Tensor):
+        expected, found = [expected], [found]
+    for left, right in zip(expected, found, strict=True):
         if left.shape != right.shape:
-            raise FormatError(
-                f"the packed network gives {tuple(right.shape)}, yours {tuple(left.shape)}"
-            )
+            return f"gives {tuple(right.shape)}, yours {tuple(left.shape)}"
         if not torch.allclose(left, right, rtol=1e-4, atol=1e-5, equal_nan=True):
             worst = (left.double() - right.double()).abs().max().item()
-            raise FormatError(f"the packed network computes something else (off by {worst:.3g})")
+            return f"computes something else (off by {worst:.3g})"
+    return None
+
+
+def _alone(
+    network: nn.Module, lifted: _Lifted, inputs: tuple[Tensor, ...]
+) -> tuple[tuple[str, str], ...]:
+    """Notes on a single example, if it is treated otherwise: a trace holds for two or more."""
+    if lifted.notes:  # which are on that already
+        return ()
+    rebuilt, one = build(lifted.graph, lifted.tensors), tuple(value[:1] for value in inputs)
+    with settled(network), torch.random.fork_rng(devices=[]):
+        try:
+            expected = network(*(value.clone() for value in one))
+        except Exception:  # it takes several only
+            return ()
+        try:
+            difference = _difference(expected, rebuilt(*(value.clone() for value in one)))
+        except Exception as error:  # what it cannot run, or yours returns otherwise
+            difference = f"differs ({type(error).__name__})"
+    if difference is None:
+        return ()
+    note = (
+        f"the packed network {difference} for a single example, which your code treats otherwise "
+        "than several"
+    )
+    return ((note, ""),)
 
 
 class _Steps(fx.Interpreter):

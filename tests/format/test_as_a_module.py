@@ -7,6 +7,7 @@ import pickle
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, fx, nn
 
 import espalier
 from espalier.format.build import as_built, graph_of
+from espalier.format.errors import FormatError
 from espalier.format.lift import PackingWarning, lift
 from espalier.format.package import read_package
 from search.export.onnx import export_onnx
@@ -163,6 +165,50 @@ def test_what_was_changed_is_packed_as_it_is_now(network: fx.GraphModule, tmp_pa
         assert not torch.equal(found(X), network(X))
 
 
+def _hooked(network: fx.GraphModule) -> None:
+    network.get_submodule("norm").register_forward_hook(lambda _, __, output: 2 * output)
+
+
+def _redirected(network: fx.GraphModule) -> None:
+    conv = network.get_submodule("conv")
+    forward = conv.forward
+    conv.forward = lambda x: forward(3 * x)
+
+
+def _dropping_more(network: fx.GraphModule) -> None:
+    drops = [module for module in network.modules() if isinstance(module, nn.Dropout)]
+    (functional,) = (drop for drop in drops if drop is not network.get_submodule("drop"))
+    functional.p = 0.75
+
+
+@pytest.mark.parametrize(
+    "change", [_hooked, _redirected, _dropping_more, lambda network: network.double()]
+)
+def test_no_change_is_lost_when_it_is_packed_again(
+    change: Callable[[fx.GraphModule], Any], network: fx.GraphModule, tmp_path: Path
+) -> None:
+    changed = copy.deepcopy(network)
+    change(changed)
+    assert not as_built(changed)
+    x = X.to(next(changed.parameters()).dtype)
+    found = espalier.load(espalier.pack(changed.eval(), x, tmp_path / "n"))
+    assert torch.equal(found(x), changed(x))
+    torch.manual_seed(0)
+    wanted = changed.train()(x)
+    torch.manual_seed(0)
+    assert torch.equal(found.train()(x), wanted)
+
+
+def test_what_cannot_be_traced_of_a_change_is_refused(
+    network: fx.GraphModule, tmp_path: Path
+) -> None:
+    """Export looks at the forward, not at the hooks around it."""
+    changed = copy.deepcopy(network)
+    changed.register_forward_pre_hook(lambda _, inputs: (2 * inputs[0],))
+    with pytest.raises(FormatError, match="computes something else"):
+        espalier.pack(changed, X, tmp_path / "n")
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_it_is_exported(network: fx.GraphModule) -> None:
     exported = torch.export.export(network, (X,), dynamic_shapes=({0: torch.export.Dim("n")},))
@@ -271,6 +317,29 @@ def test_a_batch_that_the_original_may_squeeze_is_said(
     assert loaded(X[:1]).shape[0] == 1
     again = espalier.load(espalier.pack(loaded, X, tmp_path / "again"))
     assert again.meta["manifest"].notes == (note,)
+
+
+class Branching(nn.Module):
+    def __init__(self, otherwise: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.otherwise = otherwise
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.mean((2, 3))
+        return x * 2 if x.shape[0] > 1 else self.otherwise(x)
+
+
+@pytest.mark.parametrize(
+    "otherwise", [Tensor.sigmoid, lambda x: x.flatten() * 2, lambda x: (x * 2, x)]
+)
+def test_what_the_original_does_to_a_single_example_only_is_said(
+    otherwise: Callable[[Tensor], Tensor], tmp_path: Path
+) -> None:
+    network = Branching(otherwise).eval()
+    with pytest.warns(PackingWarning, match="for a single example"):
+        loaded = espalier.load(espalier.pack(network, X[:1], tmp_path / "n"))
+    assert len(loaded.meta["manifest"].notes) == 1
+    assert torch.equal(loaded(X), network(X))
 
 
 def test_squeezing_other_dimensions_is_exact(tmp_path: Path) -> None:
