@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from espalier.runtimes import RUNTIMES, RuntimeMissing
-from espalier.targets import DeviceKind, RuntimeName, Target
+from espalier.runtimes import RUNTIMES, Runtime, RuntimeMissing
+from espalier.targets import Device, Target
 from espalier.timing import CONFIDENCE, paired
 from search.export.page import Markup, table, tag
 from search.export.words import seconds_text, share_text
 from search.records import JobWarning
 from search.space import Plan
+from search.spec import TargetSpec
 
 BATCHES = (1, 32)
 """Timed beside the target's own: one example alone, and a batch that fills the processor."""
@@ -27,13 +28,7 @@ _BLOCK = 8  # channels in onnxruntime's blocked layout on AVX2; github.com/micro
 
 
 def timings(
-    files: Mapping[str, tuple[Path, Path]],
-    inputs: NDArray[Any],
-    *,
-    runtime: RuntimeName = "onnxruntime",
-    threads: int = 1,
-    batch: int = 1,
-    kind: DeviceKind = "cpu",
+    files: Mapping[str, tuple[Path, Path]], inputs: NDArray[Any], target: TargetSpec
 ) -> list[dict[str, Any]]:
     """Time two networks at the target's batch and at `BATCHES`, the target's first.
 
@@ -44,24 +39,30 @@ def timings(
         For each batch the target and the timing, as JSON values.
 
     Raises:
-        RuntimeMissing: this machine has not the runtime, or no such device.
+        RuntimeMissing: this machine has not the runtime, or not the device.
     """
-    chosen = RUNTIMES[runtime]
-    version = chosen.version()
-    devices = [device for device in chosen.devices() if device.kind == kind]
-    if version is None or not devices:
-        raise RuntimeMissing(f"{runtime} cannot run on a device of kind {kind} here")
+    runtime = RUNTIMES[target.runtime]
+    version, device = runtime.version(), _device(runtime, target.device)
+    if version is None or device is None:
+        where = "" if target.device is None else f", or not the device {target.device}"
+        raise RuntimeMissing(f"this machine has not the runtime {target.runtime}{where}")
     found = []
-    for size in dict.fromkeys((batch, *BATCHES)):
-        examples = inputs[np.resize(np.arange(len(inputs)), size)]
+    for batch in dict.fromkeys((target.batch, *BATCHES)):
+        examples = inputs[np.resize(np.arange(len(inputs)), batch)]
         original, pruned = (
-            chosen.prepare(file, examples, threads=threads, kind=kind)
-            for file in files[chosen.suffix]
+            runtime.prepare(file, examples, threads=target.threads, kind=device.kind)
+            for file in files[runtime.suffix]
         )
-        target = Target(runtime, version, devices[0], threads=threads, batch=size)
         timing = paired(original, pruned, most_s=_MOST_S)
-        found.append(target.to_json() | timing.to_json())
+        timed = Target(runtime.name, version, device, threads=target.threads, batch=batch)
+        found.append(timed.to_json() | timing.to_json())
     return found
+
+
+def _device(runtime: Runtime, wanted: str | None) -> Device | None:
+    """That of the id; of none the first, which is the processor."""
+    found = (device for device in runtime.devices() if wanted in (None, device.id))
+    return next(found, None)
 
 
 def little_saved(timing: Mapping[str, Any], full: Plan, plan: Plan) -> tuple[JobWarning, ...]:

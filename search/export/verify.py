@@ -93,7 +93,7 @@ def measure(
     before, after = (dict(CostModel(space_of(graph_of(net))).full) for net in (dense, pruned))
     macs_ratio = after["macs"] / before["macs"] if before["macs"] else 1.0
     pairs = {".onnx": (original_onnx, onnx), ".espalier": (original, package)}
-    timed = timings(pairs, inputs.cpu().numpy())
+    timed = timings(pairs, inputs.cpu().numpy(), evaluator.spec.target)
     return {
         "test": {
             "before": finite(evaluator.measure(dense, "test")),

@@ -9,10 +9,11 @@ import torch
 from numpy.typing import NDArray
 
 from espalier.runtimes import RUNTIMES, Runnable, RuntimeMissing
-from espalier.targets import Target, processor
+from espalier.targets import Device, Target, processor
 from espalier.timing import Timing
 from search.export import timings as module
 from search.export.timings import little_saved, timings, timings_section
+from search.spec import TargetSpec
 from tests.export.finished import written
 
 TIMING: dict[str, Any] = {
@@ -46,7 +47,7 @@ def test_the_exported_file_is_timed_beside_the_originals_at_every_batch(
     monkeypatch.setattr(module, "paired", lambda first, second, most_s: timing)  # noqa: ARG005
     files = {".onnx": (Path("original.onnx"), Path("network.onnx"))}
     inputs = np.arange(10.0).reshape(10, 1)
-    found = timings(files, inputs, threads=3, batch=4)
+    found = timings(files, inputs, TargetSpec(threads=3, batch=4))
     assert seen == [
         (name, batch, last)
         for batch, last in ((4, 3.0), (1, 0.0), (32, 1.0))  # 32 of ten: they come again
@@ -63,9 +64,9 @@ def test_the_exported_file_is_timed_beside_the_originals_at_every_batch(
 TARGET = ("runtime", "version", "device", "precision", "threads", "batch")
 
 
-def test_a_network_beside_itself_takes_as_long(tmp_path: Path) -> None:
-    del tmp_path
-    found = timings({".onnx": (onnx_file(), onnx_file())}, np.zeros((2, 1, 8, 8), np.float32))
+def test_a_network_beside_itself_takes_as_long() -> None:
+    files = {".onnx": (onnx_file(), onnx_file())}
+    found = timings(files, np.zeros((2, 1, 8, 8), np.float32), TargetSpec())
     assert [one["batch"] for one in found] == [1, 32]
     for one in found:
         assert one["clock"] == "thread"
@@ -75,8 +76,8 @@ def test_a_network_beside_itself_takes_as_long(tmp_path: Path) -> None:
 
 
 def test_a_device_that_is_not_here_is_refused() -> None:
-    with pytest.raises(RuntimeMissing, match="onnxruntime cannot run on a device of kind cuda"):
-        timings({}, np.zeros((1, 1), np.float32), kind="cuda")
+    with pytest.raises(RuntimeMissing, match="runtime onnxruntime, or not the device dev_other"):
+        timings({}, np.zeros((1, 1), np.float32), TargetSpec(device="dev_other"))
 
 
 @pytest.mark.parametrize(
@@ -125,6 +126,36 @@ def test_the_report_names_runtime_threads_batch_interval_and_macs() -> None:
         "Batch 1", "Batch 32", "98.0 %", "97.0 to 99.0 %", "97.0 to 99.0 %, unreliable", "50.0 %",
     ):  # fmt: skip
         assert words in section
+
+
+def test_the_device_of_the_target_is_the_one_that_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    accelerator = Device("here", "cuda", "An accelerator", "0123456789ab")
+    kinds: list[str] = []
+
+    class Recording:
+        name, suffix = "torch", ".espalier"
+
+        def version(self) -> str:
+            return "2.13.0"
+
+        def devices(self) -> tuple[Device, ...]:
+            return processor(), accelerator
+
+        def prepare(self, file: Path, inputs: NDArray[Any], *, threads: int, kind: str) -> Runnable:
+            del file, threads
+            kinds.append(kind)
+            return Runnable(lambda: None, lambda: inputs, "cuda")
+
+    monkeypatch.setattr(module, "RUNTIMES", {"torch": Recording()})
+    timing = Timing(0.5, 0.4, 0.6, 2.0, 1.0, 16, False, "cuda")
+    monkeypatch.setattr(module, "paired", lambda first, second, most_s: timing)  # noqa: ARG005
+    files = {".espalier": (Path("a"), Path("b"))}
+    for device, kind in ((accelerator.id, "cuda"), (processor().id, "cpu"), (None, "cpu")):
+        kinds.clear()
+        target = TargetSpec(runtime="torch", device=device)
+        found = timings(files, np.zeros((1, 1), np.float32), target)
+        assert set(kinds) == {kind}
+        assert {one["device"]["kind"] for one in found} == {kind}
 
 
 def test_integers_stay_integers(tmp_path: Path) -> None:
