@@ -26,6 +26,7 @@ class Service:
         writers: threads of what writes to the database.
         receivers: threads of uploads, which write their files.
         streams: threads of event streams.
+        generators: turns of requests for files that are made when they are asked for.
         watch: waits for jobs to change.
 
     Each has its own, so that none of them, nor what only reads, waits for another kind.
@@ -40,6 +41,7 @@ class Service:
     writers: CapacityLimiter = field(default_factory=writers)
     receivers: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(8))
     streams: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(8))
+    generators: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(2))
 
 
 def _service(connection: HTTPConnection) -> Service:

@@ -87,7 +87,7 @@ class JobError(View):
 
 
 class JobWarningView(View):
-    """Something that looks wrong in what a job was given, though it goes on."""
+    """Something that looks wrong in what a job was given or gave, though it goes on."""
 
     code: str
     message: str = Field(description="what was found, what it may come from, and the way out")
@@ -113,11 +113,14 @@ class JobView(View):
     best: TrialView | None = Field(description="the best trial so far")
     error: JobError | None
     warnings: tuple[JobWarningView, ...] = Field(
-        description="found when the job was prepared, before the search"
+        description="found when the job was prepared, before the search, or in what was measured "
+        "of its result"
     )
     summary: dict[str, Any] | None = Field(
-        description="before and after, once succeeded: accuracy, costs, latency; `seconds` is how "
-        "long the job's steps took, added up over all workers, without waiting and lost attempts"
+        description="before and after, once succeeded: accuracy, costs, and `timings`, each with "
+        "the runtime, threads, batch, interval, and the ratio of MACs, as in metrics.json (jobs of "
+        "earlier versions have `latency_s` instead, of PyTorch at batch 1); `seconds` is how long "
+        "the job's steps took, added up over all workers, without waiting and lost attempts"
     )
     cancel_requested: bool
     pause_requested: bool

@@ -43,19 +43,17 @@ def compress() -> str:
     records.sort(
         key=lambda r: (r["job"]["name"].split(",")[0], compressed.STRATEGIES.index(r["strategy"]))
     )
-    head = ["network, strategy", "MACs", "parameters", "latency", "trials", "hold-out, no FT"]
+    head = ["network, strategy", "MACs", "parameters", "time", "trials", "hold-out, no FT"]
     head += ["hold-out, FT", "test before", "test after", "seconds"]
     rows = []
     for record in records:
-        cost = {
-            key: record[key]["after"] / record[key]["before"]
-            for key in ("macs", "params", "latency_s")
-        }
+        cost = {key: record[key]["after"] / record[key]["before"] for key in ("macs", "params")}
         accuracy = record["test_accuracy"]
         rows.append(
             [
                 record["job"]["name"],
-                *[f"{100 * cost[key]:.1f} %" for key in ("macs", "params", "latency_s")],
+                *[f"{100 * share:.1f} %" for share in cost.values()],
+                _time(record),
                 str(record["trials"]),
                 _percent(record["holdout"]["untuned"]["top1"]),
                 _percent(record["holdout"]["final"]["top1"]),
@@ -65,6 +63,16 @@ def compress() -> str:
             ]
         )
     return _table(head, rows) + "\n\n" + _commands(records)
+
+
+def _time(record: dict[str, Any]) -> str:
+    """Share of the original's time, with the interval and where it was measured."""
+    if "timings" not in record:
+        latency = record["latency_s"]
+        return f"{100 * latency['after'] / latency['before']:.1f} % in PyTorch"
+    timing = record["timings"][0]
+    low, ratio, high = (f"{100 * timing[key]:.1f}" for key in ("low", "ratio", "high"))
+    return f"{ratio} % ({low} to {high}) in {timing['runtime']}, batch {timing['batch']}"
 
 
 def soundness() -> str:

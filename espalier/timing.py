@@ -28,14 +28,14 @@ STRETCH_S = 0.005
 """Seconds of passes between two looks at the clock: long beside the look and the cold start after
 the other network, short beside what others on the machine do."""
 DRIFT = 0.05
-NARROW = 0.02
+NARROW = 0.03
 """Width of the interval, relative to the ratio, at which measuring ends."""
 WIDE = 0.06
 """Width above which the figure is called unreliable: it may be off by 3 %."""
 
 _WARM_UP_S = 0.02
 _WARM_UP_PASSES = 3
-_FEWEST, _MOST = 16, 200  # blocks
+_FEWEST, _MOST = 16, 100  # blocks
 
 
 @dataclass(frozen=True, slots=True)

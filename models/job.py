@@ -38,8 +38,8 @@ class Job(Base):
             come back.
         best: number of the best trial so far.
         checkpoint: digest of the fine-tuning's last checkpoint.
-        warnings: what looks wrong in its network or data, each with `code` and `message`; `None`
-            before it is prepared.
+        warnings: what looks wrong in its network, data or result, each with `code` and `message`;
+            `None` before it is prepared.
         summary: the outcome, once it succeeded.
         error_code: why it failed, stable; `error` says it in words.
         stage: what it does now; `fraction` says how much of that is done, 0 to 1.

@@ -61,7 +61,7 @@ class Group(Record):
 
 @dataclass(frozen=True, slots=True)
 class JobWarning(Record):
-    """Something that looks wrong in what a job was given, though the job goes on.
+    """Something that looks wrong in what a job was given or gave, though the job goes on.
 
     Attributes:
         code: stable, for programs.
@@ -193,7 +193,8 @@ class Artifact(Record):
 
 @dataclass(frozen=True, slots=True)
 class Finished(Record):
-    """The result: files, verified, and its figures."""
+    """The result: files, verified, its figures, and what looks wrong in them."""
 
     artifacts: tuple[Artifact, ...]
     summary: dict[str, Any] = field(default_factory=dict)
+    warnings: tuple[JobWarning, ...] = ()

@@ -330,7 +330,7 @@ def finalize(
             Artifact(file.name, files.put(file.path), file.path.stat().st_size, file.media_type)
             for file in written.files
         )
-    return Finished(artifacts, written.summary)
+    return Finished(artifacts, written.summary, written.warnings)
 
 
 def _uniform(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import func, insert, select, update
@@ -142,6 +142,13 @@ def report(session: Session, job: Job, stage: str, fraction: float, facts: Value
     append(session, job, "progress", {"stage": stage, "fraction": fraction, "facts": finite(facts)})
 
 
+def _warn(session: Session, job: Job, warnings: Sequence[Values]) -> None:
+    """Add to what looks wrong, with an event each."""
+    job.warnings = [*(job.warnings or ()), *warnings]
+    for warning in warnings:
+        append(session, job, "warning", warning)
+
+
 def finite(values: Any) -> Any:
     """JSON values with null for each number that JSON does not have: NaN and the infinities."""
     if isinstance(values, float):
@@ -157,12 +164,10 @@ def _prepare(
     session: Session, job: Job, _claim: Claim, _given: Values, result: Values, _store: BlobStore
 ) -> None:
     job.prepared = finite(result)
-    job.warnings = result["warnings"]
     apart = ("graph", "choices", "levels", "warnings")
     facts = {key: value for key, value in result.items() if key not in apart}
     append(session, job, "prepared", finite(facts))
-    for warning in result["warnings"]:
-        append(session, job, "warning", warning)
+    _warn(session, job, result["warnings"])
     report(session, job, "search", 0.0, {})
     enqueue(session, job.id, Kind.ADVANCE)
 
@@ -276,6 +281,7 @@ def _finalize(
     steps = select(func.sum(Work.seconds)).where(Work.job_id == job.id)
     seconds = {"seconds": round(session.scalar(steps) or 0.0, 1)}
     job.summary = finite(result["summary"]) | seconds
+    _warn(session, job, result["warnings"])
     report(session, job, "done", 1.0, {})
     move(session, job, State.SUCCEEDED, artifacts=result["artifacts"])
     release_job(session, job)

@@ -6,13 +6,13 @@ import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi import Path as InPath
 from fastapi.responses import StreamingResponse
 
 from api.analysis import Analysis, readable
 from api.dependencies import Limit, Service, Services
-from api.generated import Generated, answer
+from api.generated import Generated, answer, in_turn
 from api.problems import BYTES, Problem, responses
 from api.schemas import TrialPage, listed_trial_view
 from api.study import write_study
@@ -114,6 +114,12 @@ def _written(service: Service, job_id: str, number: int, path: Path) -> Generate
             return write_trial(path, package, analysis.space, kept, file, facts)
 
 
+def _network(service: Service, job: str, number: int, if_none_match: str | None) -> Response:
+    with tempfile.TemporaryDirectory(prefix="espalier-") as folder:
+        network = _written(service, job, number, Path(folder) / "network.espalier")
+        return answer(network, f"{job}-trial-{number}.espalier", MEDIA_TYPE, if_none_match)
+
+
 @router.get(
     "/{job}/trials/{number}/network",
     operation_id="downloadTrial",
@@ -121,9 +127,10 @@ def _written(service: Service, job_id: str, number: int, path: Path) -> Generate
     response_class=StreamingResponse,
     responses=_MADE,
 )
-def network(
+async def network(
     job: str,
     number: Annotated[int, InPath(ge=0, lt=2**31)],
+    request: Request,
     service: Services,
     if_none_match: Condition = None,
 ) -> Response:
@@ -137,9 +144,17 @@ def network(
     batch-norm statistics. It was scored after reconstruction and recalibration, so fine-tune it
     before it is used.
     """
+    return await in_turn(request, service, _network, service, job, number, if_none_match)
+
+
+def _study(service: Service, job: str, if_none_match: str | None) -> Response:
     with tempfile.TemporaryDirectory(prefix="espalier-") as folder:
-        network = _written(service, job, number, Path(folder) / "network.espalier")
-        return answer(network, f"{job}-trial-{number}.espalier", MEDIA_TYPE, if_none_match)
+        path = Path(folder) / "study.db"
+        with service.database.transaction(write=False) as session:
+            row = get_job(session, job)
+            write_study(path, row, trials_of(session, job, limit=None))
+        study = Generated.at(path)
+        return answer(study, f"{job}-study.db", "application/vnd.sqlite3", if_none_match)
 
 
 @router.get(
@@ -149,16 +164,12 @@ def network(
     response_class=StreamingResponse,
     responses=_MADE,
 )
-def study(job: str, service: Services, if_none_match: Condition = None) -> Response:
+async def study(
+    job: str, request: Request, service: Services, if_none_match: Condition = None
+) -> Response:
     """The job's trials so far as a storage of Optuna's, a SQLite file, for optuna-dashboard.
 
     Of any strategy: parameters are the keep ratios of the channel groups, values the score or,
     of a search for several objectives, each of them; metrics and costs are user attributes.
     """
-    with tempfile.TemporaryDirectory(prefix="espalier-") as folder:
-        path = Path(folder) / "study.db"
-        with service.database.transaction(write=False) as session:
-            row = get_job(session, job)
-            write_study(path, row, trials_of(session, job, limit=None))
-        study = Generated.at(path)
-        return answer(study, f"{job}-study.db", "application/vnd.sqlite3", if_none_match)
+    return await in_turn(request, service, _study, service, job, if_none_match)

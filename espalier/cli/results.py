@@ -10,7 +10,8 @@ import typer
 from rich.markup import escape
 
 from espalier.cli.console import COSTS, URL, Url, ago, connected, err, listing, out, size, transfer
-from espalier.cli.watching import best_line, points_line, stage, summary_lines, warn
+from espalier.cli.summaries import summary_lines
+from espalier.cli.watching import best_line, points_line, stage, warn
 
 
 def _budget(spec: dict[str, Any]) -> str:

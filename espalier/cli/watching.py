@@ -19,11 +19,8 @@ from espalier.cli.console import (
     out,
     quantity,
 )
+from espalier.cli.summaries import share, summary_lines
 from espalier.client import Client
-
-
-def share(value: float) -> str:
-    return f"{100 * value:.2f} %"
 
 
 def best_line(view: dict[str, Any]) -> str:
@@ -82,25 +79,6 @@ def _end(view: dict[str, Any]) -> None:
         fail(f"job {job} failed: {error['message']} [{error['code']}]")
     else:
         fail(f"job {job} was canceled")
-
-
-def summary_lines(summary: dict[str, Any]) -> list[str]:
-    """Before and after, one line for each figure."""
-    rows = []
-    accuracy = summary.get("test_accuracy")
-    if accuracy and accuracy.get("before") is not None:
-        rows.append(("test accuracy", share(accuracy["before"]), share(accuracy["after"]), ""))
-    for name, label in COSTS.items():
-        if name in summary:
-            before, after = summary[name]["before"], summary[name]["after"]
-            ratio = f"{100 * after / before:.1f} %" if before else ""
-            rows.append((label, quantity(name, before), quantity(name, after), ratio))
-    if latency := summary.get("latency_s"):
-        before, after = 1000 * latency["before"], 1000 * latency["after"]
-        ratio = f"{100 * after / before:.1f} %" if before else ""
-        rows.append(("latency", f"{before:.3g} ms", f"{after:.3g} ms", ratio))
-    lines = (f"{label:<22} {old:>10} -> {new:>10}  {ratio:>8}" for label, old, new, ratio in rows)
-    return [line.rstrip() for line in lines]
 
 
 def points_line(view: dict[str, Any]) -> str:

@@ -84,7 +84,7 @@ class Runtime(Protocol):
     def prepare(
         self,
         file: Path,
-        inputs: NDArray[np.float32],
+        inputs: NDArray[Any],
         *,
         threads: int = 1,
         kind: DeviceKind = "cpu",
@@ -92,7 +92,7 @@ class Runtime(Protocol):
         """Load a network.
 
         Args:
-            inputs: `(batch, ...)`, on which it will run.
+            inputs: `(batch, ...)`, on which it will run; float32, or the integers that it takes.
             threads: that a pass may use.
 
         Raises:
@@ -118,8 +118,3 @@ def need(runtime: Runtime, way_out: str, kind: DeviceKind) -> None:
         raise RuntimeMissing(f"{runtime.name} is not installed here: {way_out}")
     if kind not in {device.kind for device in runtime.devices()}:
         raise RuntimeMissing(f"{runtime.name} can use no device of kind {kind} on this machine")
-
-
-def as_floats(inputs: NDArray[Any]) -> NDArray[np.float32]:
-    """As runtimes take it: float32, in C order."""
-    return np.ascontiguousarray(inputs, np.float32)

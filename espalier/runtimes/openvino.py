@@ -11,12 +11,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from espalier.runtimes.base import Runnable, as_floats, installed, need
+from espalier.runtimes.base import Runnable, installed, need
 from espalier.targets import Device, DeviceKind, processor
 
 _TELEMETRY = "openvino_telemetry"
@@ -53,7 +53,7 @@ class OpenVino:
     def prepare(
         self,
         file: Path,
-        inputs: NDArray[np.float32],
+        inputs: NDArray[Any],
         *,
         threads: int = 1,
         kind: DeviceKind = "cpu",
@@ -70,7 +70,7 @@ class OpenVino:
             "ENABLE_CPU_PINNING": False,
         }
         request = openvino.compile_model(model, "CPU", settings).create_infer_request()
-        request.set_input_tensor(openvino.Tensor(as_floats(inputs)))
+        request.set_input_tensor(openvino.Tensor(np.ascontiguousarray(inputs)))
 
         def output() -> NDArray[np.float32]:
             found: NDArray[np.float32] = request.get_output_tensor(0).data.copy()

@@ -6,12 +6,12 @@ import platform
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from espalier.runtimes.base import Clock, Runnable, as_floats, installed, need
+from espalier.runtimes.base import Clock, Runnable, installed, need
 from espalier.targets import Device, DeviceKind, fingerprint, processor
 
 
@@ -68,7 +68,7 @@ class Torch:
     def prepare(
         self,
         file: Path,
-        inputs: NDArray[np.float32],
+        inputs: NDArray[Any],
         *,
         threads: int = 1,
         kind: DeviceKind = "cpu",
@@ -80,7 +80,7 @@ class Torch:
         from espalier.format.build import load
 
         network = load(file).eval().to(kind)
-        given = torch.from_numpy(as_floats(inputs)).to(kind)
+        given = torch.from_numpy(np.ascontiguousarray(inputs)).to(kind)
         last: list[torch.Tensor] = []
 
         def run() -> None:

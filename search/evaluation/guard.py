@@ -112,17 +112,21 @@ def _sweep(threads: list[int], module: str) -> str | None:
 def _kept(path: Path) -> dict[str, Any] | None:
     try:
         found = json.loads(path.read_text())
-    except (OSError, ValueError):  # not there, not readable, or cut off
+    except (OSError, ValueError, RecursionError):  # not there, not readable, or damaged
         return None
-    return found if isinstance(found, dict) and "finding" in found else None
+    known = isinstance(found, dict) and isinstance(found.get("finding", 0), str | None)
+    return found if known else None
 
 
 def _keep(path: Path, found: dict[str, Any]) -> None:
     with contextlib.suppress(OSError):
         handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
-        with os.fdopen(handle, "w") as file:
-            json.dump(found, file, indent=2)
-        Path(partial).replace(path)
+        try:
+            with os.fdopen(handle, "w") as file:
+                json.dump(found, file, indent=2)
+            Path(partial).replace(path)
+        finally:  # where the disk is full, say
+            Path(partial).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -85,7 +85,8 @@ def check_answers(answers: Answers, *, allow_chance: bool) -> list[JobWarning]:
         allow_chance: warn of a network at chance instead of refusing it.
 
     Raises:
-        BaselineAtChance: top-1 is confidently no higher than the share of the most frequent class.
+        BaselineAtChance: top-1 is confidently no higher than the share of the most frequent class,
+            and there are others.
     """
     count, right = len(answers.labels), int(answers.right.sum())
     most, share = _most_frequent(answers.labels)
@@ -97,7 +98,7 @@ def check_answers(answers: Answers, *, allow_chance: bool) -> list[JobWarning]:
         f"{count} examples"
     )
     constant = f"always answering class {answers.called(most)} gives {100 * share:.1f} %"
-    if upper(right, count) <= share:
+    if upper(right, count) <= share < 1:  # of one class alone nothing could be better
         causes = _causes(answers, found)
         message = (
             f"{measured}, at most {100 * upper(right, count):.1f} % with 99 % confidence, and "

@@ -15,7 +15,7 @@ from typing import Any
 from espalier.format.errors import EspalierError
 from search.examination.bounds import VERDICT_BYTES, Bounds, Kind
 
-_PASSED_ON = ("PATH", "PYTHONPATH", "PYTHONHOME", "LANG", "LC_ALL", "SYSTEMROOT")
+_PASSED_ON = ("PATH", "PYTHONPATH", "PYTHONHOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH")
 """Variables that are passed on; others may be passwords, which nothing here needs."""
 
 

@@ -14,6 +14,7 @@ from search.export.page import Markup, document, table, tag
 from search.export.plot import Landscape, Point, landscape, progress
 from search.export.result import Result
 from search.export.sensitivity import sensitivity_section
+from search.export.timings import interval_text, place_text, timings_section
 from search.strategies.front import front_of
 
 Metrics = Mapping[str, Any]
@@ -23,7 +24,7 @@ def report(result: Result, metrics: Metrics) -> str:
     """The page.
 
     Args:
-        metrics: what `metrics.json` holds: hold-out and test metrics, measured costs, latency.
+        metrics: what `metrics.json` holds: hold-out and test metrics, measured costs, timings.
     """
     name = _title(result)
     curves = sensitivity_section(result)
@@ -35,6 +36,7 @@ def report(result: Result, metrics: Metrics) -> str:
         _cards(metrics),
         curves if alone else Markup(),
         _before_and_after(metrics),
+        timings_section(metrics["timings"]),
         _plots(result, metrics),
         Markup() if alone else curves,
         curve_section(result, _shown_metric(result, metrics), metrics["holdout"]["final"]),
@@ -96,7 +98,7 @@ def _card(what: str, value: str, source: str, *, first: bool = False) -> Markup:
 
 
 def _cards(metrics: Metrics) -> Markup:
-    test, cost, latency = metrics["test"], metrics["cost"], metrics["latency_s"]
+    test, cost, timing = metrics["test"], metrics["cost"], metrics["timings"][0]
     if "top1" in test["after"]:
         before, after = (test[side]["top1"] for side in ("before", "after"))
         source = f"{words.metric_text('top1', before)} before"
@@ -109,14 +111,19 @@ def _cards(metrics: Metrics) -> Markup:
         before, after = cost["before"][name], cost["after"][name]
         source = f"{words.cost_text(name, before)} to {words.cost_text(name, after)}"
         cards.append(_card(words.COSTS[name], words.change_text(before, after), source))
-    before, after = latency["before"], latency["after"]
-    source = f"{words.seconds_text(before)} to {words.seconds_text(after)}"
-    cards.append(_card("Latency", words.change_text(before, after), source))
+    cards.append(
+        _card(
+            f"Time {place_text(timing)}",
+            words.change_text(1, timing["ratio"]),
+            f"{interval_text(timing)} of the original's, at "
+            f"{words.share_text(timing['macs_ratio'])} of the MACs",
+        )
+    )
     return tag("div", *cards, class_="cards")
 
 
 def _before_and_after(metrics: Metrics) -> Markup:
-    test, cost, latency = metrics["test"], metrics["cost"], metrics["latency_s"]
+    test, cost = metrics["test"], metrics["cost"]
     rows: list[tuple[str, ...]] = []
     for name in words.METRICS:
         if not test["before"].keys() & test["after"].keys() & {name}:
@@ -133,9 +140,6 @@ def _before_and_after(metrics: Metrics) -> Markup:
         after = cost["after"][name]
         texts = (words.cost_text(name, before), words.cost_text(name, after))
         rows.append((words.COSTS.get(name, name), *texts, words.change_text(before, after)))
-    before, after = latency["before"], latency["after"]
-    texts = (words.seconds_text(before), words.seconds_text(after))
-    rows.append(("Latency, one example", *texts, words.change_text(before, after)))
     note = (
         f"Measured on {metrics['test_examples']} test examples, which nothing before has seen, "
         f"after reloading the exported files in a fresh process ({_device(metrics)}). Costs are "

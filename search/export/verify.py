@@ -1,13 +1,14 @@
 """Measure a job's exports in a fresh process, from nothing but the files.
 
-    python -m search.export.verify --package P --onnx O --original Q --dataset D --spec spec.json \
-        --reference R
+    python -m search.export.verify --package P --onnx O --original Q --original_onnx N \
+        --dataset D --spec spec.json --reference R
 
 The pruned network is reloaded from its package and from ONNX, compared with the outputs that the
 job's process had in memory, and measured on the test split, as is the original: this is the one
-use of the test split. Costs are counted from the reloaded network's own graph. Prints one JSON
-object; when something is wrong with the files that has `error` and `message`, and the exit status
-is 1. Any other error ends the process with its traceback.
+use of the test split. Costs are counted from the reloaded network's own graph; times are those of
+the files, beside those of the original. Prints one JSON object; when something is wrong with the
+files that has `error` and `message`, and the exit status is 1. Any other error ends the process
+with its traceback.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ from search.cost import CostModel
 from search.evaluation.data import load_dataset
 from search.evaluation.evaluator import Evaluator
 from search.evaluation.metrics import finite, outputs
-from search.export.latency import latencies
 from search.export.onnx import TOLERANCE, Equality, OnnxNetwork, equality
+from search.export.timings import timings
 from search.graph import space_of
 from search.lifeline import end_with
 from search.spec import JobSpec
 
-_NAMES = ("package", "onnx", "original", "dataset", "spec", "reference")
+_NAMES = ("package", "onnx", "original", "original_onnx", "dataset", "spec", "reference")
 
 
 class VerificationFailed(EspalierError):
@@ -51,11 +52,19 @@ class VerificationDied(Exception):
 
 
 def measure(
-    *, package: Path, onnx: Path, original: Path, dataset: Path, spec: Path, reference: Path
+    *,
+    package: Path,
+    onnx: Path,
+    original: Path,
+    original_onnx: Path,
+    dataset: Path,
+    spec: Path,
+    reference: Path,
 ) -> dict[str, Any]:
     """What the fresh process does.
 
     Args:
+        original_onnx: the original as an ONNX file, made like `onnx`.
         reference: safetensors with `logits` `(n, classes)`, the outputs in memory for the first
             n examples of the hold-out.
 
@@ -81,7 +90,10 @@ def measure(
         name: _compare(name, network, inputs, wanted)
         for name, network in (("package", pruned), ("onnx", runtime))
     }
-    before, after = latencies(dense, pruned, inputs[:1])
+    before, after = (dict(CostModel(space_of(graph_of(net))).full) for net in (dense, pruned))
+    macs_ratio = after["macs"] / before["macs"] if before["macs"] else 1.0
+    pairs = {".onnx": (original_onnx, onnx), ".espalier": (original, package)}
+    timed = timings(pairs, inputs.cpu().numpy(), evaluator.spec.target)
     return {
         "test": {
             "before": finite(evaluator.measure(dense, "test")),
@@ -89,12 +101,9 @@ def measure(
             "onnx": finite(evaluator.measure(runtime, "test")),
         },
         "test_examples": len(evaluator.splits.test),
-        "cost": {
-            "before": dict(CostModel(space).full),
-            "after": dict(CostModel(space_of(graph_of(pruned))).full),
-        },
+        "cost": {"before": before, "after": after},
         "equality": {name: dataclasses.asdict(value) for name, value in equal.items()},
-        "latency_s": {"before": before, "after": after},
+        "timings": [timing | {"macs_ratio": macs_ratio} for timing in timed],
         "device": str(evaluator.device),
         "verified": True,
     }
@@ -118,6 +127,7 @@ def verify(
     package: Path,
     onnx: Path,
     original: Path,
+    original_onnx: Path,
     dataset: Path,
     spec: Path,
     reference: Path,
@@ -129,7 +139,7 @@ def verify(
         VerificationFailed: it found something wrong.
         VerificationDied: it ended by itself, or took longer than `timeout_s`.
     """
-    files = (package, onnx, original, dataset, spec, reference)
+    files = (package, onnx, original, original_onnx, dataset, spec, reference)
     options = [f"--{name}={path}" for name, path in zip(_NAMES, files, strict=True)]
     command = [sys.executable, "-m", "search.export.verify", *options]
     theirs, ours = os.pipe()  # ends when this process does, however that happens

@@ -73,6 +73,10 @@ def change_text(before: float, after: float) -> str:
     return "±0 %" if abs(percent) < 0.05 else f"{sign}{abs(percent):.1f} %"
 
 
+def share_text(ratio: float) -> str:
+    return f"{100 * ratio:.1f} %"
+
+
 def points_text(before: float, after: float) -> str:
     """A difference of two fractions, in percentage points."""
     points = 100 * (after - before)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from espalier.format.build import load
 from espalier.format.lift import pack
 from search.evaluation.checkpoint import write_tensors
 from search.evaluation.metrics import outputs
@@ -21,9 +22,15 @@ from search.export.plan import plan_facts
 from search.export.report import report
 from search.export.result import Result
 from search.export.sensitivity import has_curves, sensitivity_facts, sensitivity_svg
+from search.export.timings import little_saved
 from search.export.verify import VerificationFailed, verify
+from search.records import JobWarning
+
+SCHEMA_VERSION = 2
+"""Of `metrics.json`, see docs/metrics.md: grows when a field changes its meaning or goes."""
 
 _REFERENCE = 256  # hold-out examples whose outputs the exports must reproduce
+_ORIGINAL = 8  # of them, on which the original's ONNX file, which is only timed, is compared
 
 MEDIA_TYPES: Mapping[str, str] = {
     "network.espalier": "application/vnd.espalier.network+zip",
@@ -57,10 +64,16 @@ class WrittenFile:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The files, and the figures that a job's summary shows."""
+    """What a finished job hands out.
+
+    Attributes:
+        summary: the figures that the job shows.
+        warnings: what looks wrong in what was measured of the files.
+    """
 
     files: tuple[WrittenFile, ...]
     summary: dict[str, Any]
+    warnings: tuple[JobWarning, ...]
 
 
 def _json(path: Path, values: object) -> None:
@@ -117,8 +130,10 @@ def write_results(
     }
     export_onnx(network, inputs, onnx, origin)
     progress("verify", 0.4)
-    measured = _verified(result, package, onnx, logits, original=original, dataset=dataset)
+    measured = _verified(result, package, onnx, inputs, logits, original=original, dataset=dataset)
     progress("report", 0.9)
+    warnings = little_saved(measured["timings"][0], result.space.full, result.plan)
+    result = replace(result, warnings=(*result.warnings, *warnings))
     summary = _summary(result, measured)
     _json(folder / "plan.json", plan_facts(result.space, result.kept, result.without_choice))
     _json(folder / "trials.json", _trials(result))
@@ -140,13 +155,14 @@ def write_results(
         kinds |= CURVE_TYPES
     progress("report", 1.0)
     files = tuple(WrittenFile(name, folder / name, kind) for name, kind in kinds.items())
-    return Written(files, summary)
+    return Written(files, summary, warnings)
 
 
 def _verified(
     result: Result,
     package: Path,
     onnx: Path,
+    inputs: torch.Tensor,
     logits: torch.Tensor,
     *,
     original: Path,
@@ -154,12 +170,15 @@ def _verified(
 ) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         spec, reference = Path(name) / "spec.json", Path(name) / "reference.safetensors"
+        original_onnx = Path(name) / "original.onnx"
+        export_onnx(load(original), inputs[:_ORIGINAL], original_onnx, {})
         spec.write_text(result.spec.model_dump_json(), encoding="utf-8")
         write_tensors(reference, {"logits": logits.contiguous()})
         measured = verify(
             package=package,
             onnx=onnx,
             original=original,
+            original_onnx=original_onnx,
             dataset=dataset,
             spec=spec,
             reference=reference,
@@ -189,7 +208,7 @@ def _summary(result: Result, measured: Mapping[str, Any]) -> dict[str, Any]:
     summary["test_agreement"] = test["after"]["agreement"]
     for name, before in measured["cost"]["before"].items():
         summary[name] = {"before": before, "after": measured["cost"]["after"][name]}
-    summary["latency_s"] = measured["latency_s"]
+    summary["timings"] = measured["timings"]
     summary["uniform"] = {
         "plan": list(result.control.plan),
         "cost": dict(result.control.cost),
@@ -208,6 +227,7 @@ def _metrics(
     result: Result, final: Mapping[str, float], measured: Mapping[str, Any]
 ) -> dict[str, Any]:
     return {
+        "schema_version": SCHEMA_VERSION,
         "holdout": {
             "original": result.evaluator.baseline(),
             "untuned": _untuned(result),

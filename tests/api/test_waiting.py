@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,6 +15,8 @@ import httpx
 import pytest
 
 from api import watching
+from api.routes import trials
+from api.study import write_study
 from models.incoming import Incoming
 from tests.api.fixtures import Running, fail
 from tests.api.test_jobs import create
@@ -87,6 +90,35 @@ def test_each_kind_waits_for_itself_alone(
     for sent in uploads:
         told(sent, b"HTTP/1.1 422 ")
     assert half
+
+
+def test_files_that_are_made_on_demand_hold_up_nothing_else(
+    http: httpx.Client, running: Running, spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Making one takes seconds; what its clients no longer wait for is not made at all."""
+    job, release = create(http, spec)["id"], threading.Event()
+    made: list[Path] = []
+
+    def slow(path: Path, *given: Any) -> None:
+        made.append(path)
+        assert release.wait(120)
+        write_study(path, *given)
+
+    monkeypatch.setattr(trials, "write_study", slow)
+    address = urlsplit(running.url)
+    with ExitStack() as stack:
+        for _ in range(MANY):
+            asking = socket.create_connection((address.hostname, address.port), timeout=60)
+            stack.enter_context(asking).sendall(
+                get(f"/v1/jobs/{job}/study").replace("\n", "\r\n").encode() + b"\r\n\r\n"
+            )
+        while not made:
+            time.sleep(0.01)
+        assert http.get(f"/v1/jobs/{job}").status_code == 200
+    assert http.get("/healthz").status_code == 200
+    release.set()
+    assert http.get(f"/v1/jobs/{job}/study").status_code == 200
+    assert len(made) < MANY / 2
 
 
 def test_all_waits_together_ask_as_often_as_one(

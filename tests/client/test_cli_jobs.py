@@ -19,6 +19,13 @@ from models.trial import Trial
 from tests.api.fixtures import Files, Running, fail, publish
 from tests.client.commands import Run, refused, submitted
 
+TIMING = {
+    "runtime": "onnxruntime", "version": "1.31.1", "precision": "float32", "threads": 1,
+    "batch": 1, "device": {"name": "A processor"}, "clock": "thread", "before_s": 0.002,
+    "after_s": 0.0017, "ratio": 0.85, "low": 0.841, "high": 0.86, "unreliable": False,
+    "macs_ratio": 0.3827,
+}  # fmt: skip
+
 
 def test_watch_shows_stage_progress_and_the_best_trial(
     run: Run, running: Running, files: Files
@@ -36,7 +43,7 @@ def test_watch_shows_stage_progress_and_the_best_trial(
         row.summary = {
             "test_accuracy": {"before": 0.9, "after": 0.895},
             "macs": {"before": 78384, "after": 30000},
-            "latency_s": {"before": 0.002, "after": 0.001},
+            "timings": [TIMING, {**TIMING, "batch": 32, "unreliable": True}],
         }
 
     def work() -> None:
@@ -51,10 +58,26 @@ def test_watch_shows_stage_progress_and_the_best_trial(
     assert "best: trial 7, top1 87.50 %, 30 k MACs" in result.stdout
     assert "90.00 % ->    89.50 %" in result.stdout
     assert "38.3 %" in result.stdout
+    timed = "latency, batch 1             2 ms ->     1.7 ms    85.0 %  (84.1 to 86.0 %)"
+    assert f"{timed} at 38.3 % of the MACs\n" in result.stdout
+    assert "38.3 % of the MACs, unreliable: the machine was too busy\n" in result.stdout
+    assert "a pass in onnxruntime 1.31.1, 1 thread, float32, on A processor;" in result.stdout
     assert f"espalier download {job}" in result.stdout
     shown = run("show", job).stdout
     assert "succeeded, 100%" in shown
     assert "MACs 50%" in shown
+
+
+def test_jobs_that_finished_before_there_were_timings_show_what_was_measured(
+    run: Run, running: Running, files: Files
+) -> None:
+    job = submitted(run, files)
+    with running.service.database.transaction() as session:
+        session.get_one(Job, job).summary = {"latency_s": {"before": 0.002, "after": 0.001}}
+    publish(running.service, job, {"a": b"1"})
+    shown = run("show", job)
+    assert shown.exit_code == 0, shown.output
+    assert "2 ms ->       1 ms    50.0 %  in PyTorch, batch 1; no interval" in shown.stdout
 
 
 @pytest.mark.parametrize("state", ["failed", "canceled"])

@@ -177,3 +177,11 @@ def test_probabilities_that_no_head_explains_are_told() -> None:
         assert warning.code == "evaluation.probabilities"
     for fine in (scores, np.maximum(scores, 0), np.log(shares(scores)), shares(scores)[:9]):
         assert check_scores(fine) == []
+
+
+@pytest.mark.parametrize("count", [1, 2, 50])
+def test_a_hold_out_of_one_class_refuses_nobody(count: int) -> None:
+    """As one of a single example; that classes are missing is told apart."""
+    labels = np.full(count, 3)
+    for predicted in (labels, labels + 1):
+        assert "evaluation.near_chance" in told(predicted, labels)

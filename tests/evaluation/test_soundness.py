@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import torch
@@ -134,6 +135,38 @@ def test_a_folder_that_cannot_be_made_costs_a_sweep_and_no_error(
     for _ in range(2):
         require_sound(tmp_path / "file" / "below")
     assert swept == [1]
+
+
+@pytest.mark.usefixtures("unknown")
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"finding": 5}', '{"finding": {}}', '{"build": {}}', "\0", "[" * 100_000]
+)
+def test_a_damaged_verdict_is_none(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swept: list[int] = []
+    monkeypatch.setattr(guard, "_sweep", lambda *_: swept.append(1))
+    require_sound(tmp_path)
+    (kept,) = tmp_path.glob("*.json")
+    sound = kept.read_text()
+    kept.write_text(text)
+    monkeypatch.setattr(guard, "_sound", set())
+    require_sound(tmp_path)
+    assert (len(swept), kept.read_text()) == (2, sound)
+
+
+@pytest.mark.usefixtures("unknown")
+def test_a_verdict_that_cannot_be_kept_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: object, file: IO[str], **__: object) -> None:
+        file.write("{")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(guard, "_sweep", lambda *_: None)
+    monkeypatch.setattr(json, "dump", full)
+    require_sound(tmp_path)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
 
 
 def test_fine_tuning_the_demo_network_has_the_gradients_of_float64() -> None:

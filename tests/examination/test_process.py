@@ -92,10 +92,12 @@ def test_errors_keep_their_codes_and_words(tmp_path: Path) -> None:
 
 def test_secrets_are_not_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ESPALIER_DATABASE_URL", "postgresql://espalier:secret@db/espalier")
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/opt/python/lib")
     running = Examination("network", package(long_chain(1000), tmp_path / "chain"), AMPLE)
     environment = Path(f"/proc/{running._process.pid}/environ").read_bytes()
     running.verdict()
     assert b"secret" not in environment
+    assert b"LD_LIBRARY_PATH=/opt/python/lib\0" in environment  # an interpreter may need it
 
 
 def test_the_command_prints_what_it_finds(tmp_path: Path) -> None:

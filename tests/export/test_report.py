@@ -101,7 +101,8 @@ def test_the_report_loads_nothing_and_is_the_same_twice() -> None:
 
 def test_warnings_come_before_the_figures() -> None:
     assert "Warnings" not in Page(report(finished(), metrics())).text
-    assert metrics()["warnings"] == []
+    # That of the little time saved depends on the machine.
+    assert {warning["code"] for warning in metrics()["warnings"]} <= {"latency.little_saved"}
     warned = changed(warnings=[JobWarning("one", f"first {EVIL}"), JobWarning("two", "second")])
     page = Page(report(warned, metrics()))
     assert page.text.index("Warnings") < page.text.index(f"first {EVIL}")

@@ -14,9 +14,8 @@ from safetensors.torch import save_file
 from espalier.format.build import load
 from espalier.format.package import read_package
 from search.export import VerificationFailed, verify, write_results
-from search.export.latency import RUNS, latencies
 from search.export.plan import plan_facts
-from search.export.verify import VerificationDied, main
+from search.export.verify import _NAMES, VerificationDied, main
 from search.export.write import MEDIA_TYPES
 from tests.evaluation.digits import digits
 from tests.export.finished import changed, finished, written
@@ -93,7 +92,6 @@ def test_the_summary_agrees_with_an_independent_measurement() -> None:
             module.register_forward_hook(count)
     network(torch.zeros(1, 1, 8, 8))
     assert summary["macs"]["after"] == macs <= finished().limits["macs"]
-    assert summary["latency_s"]["before"] > 0
     assert summary["verified"] is True
     assert (summary["trials"], summary["winner"]) == (12, finished().winner)
 
@@ -137,6 +135,7 @@ def files(tmp_path: Path) -> dict[str, Any]:
         "package": path_of("network.espalier"),
         "onnx": path_of("network.onnx"),
         "original": digits().package,
+        "original_onnx": path_of("network.onnx"),
         "dataset": digits().data,
         "spec": spec,
         "reference": tmp_path / "reference",
@@ -181,7 +180,7 @@ def test_a_process_that_hangs_or_dies_is_told_in_words_and_tried_again(
     python.write_text(f"#!/bin/sh\n{script}\n")
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
-    here = dict.fromkeys(("package", "onnx", "original", "dataset", "spec", "reference"), tmp_path)
+    here = dict.fromkeys(_NAMES, tmp_path)
     with pytest.raises(VerificationDied, match=words) as died:
         verify(**here, timeout_s=0.2 if "sleep" in script else 60)
     assert _failure(died.value)["permanent"] is False
@@ -206,19 +205,3 @@ def test_the_process_ends_with_its_parent(files: dict[str, Any]) -> None:
         assert process.wait(60) == 1
         assert process.stdout is not None
         assert process.stdout.read() == b""
-
-
-def test_latencies_take_turns_and_are_of_the_fastest_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    order: list[str] = []
-
-    def seconds(network: Any, _: Any) -> float:
-        order.append(network)
-        busy = len(order) % 3 != 1  # whoever else runs interrupts most of them
-        return {"a": 1.0, "b": 2.0}[network] + (100 if busy else 0)
-
-    monkeypatch.setattr("search.export.latency._seconds", seconds)
-    first: Any = "a"
-    second: Any = "b"
-    assert latencies(first, second, torch.zeros(1)) == (1.0, 2.0)
-    assert order == ["b", "a", "a", "b"] * (len(order) // 4)
-    assert len(order) > 2 * RUNS

@@ -7,7 +7,7 @@ fake:
     die: kinds whose process ends by SIGKILL, always.
     raises: kinds that raise, with what.
     deaf: kinds that do not stop when asked.
-    warnings: that `prepare` gives.
+    warnings, late_warnings: that `prepare` and `finalize` give.
     full: kinds whose disk is full as long as the file of that name exists.
     reads: kinds that read the network.
     bulk: how many more metrics a trial has.
@@ -166,6 +166,7 @@ def finalize(given: Values, context: Context) -> Values:
             }
         ],
         "summary": {"trials": len(given["trials"]), "winner": given["winner"]["outcome"]["number"]},
+        "warnings": run.fake.get("late_warnings", []),
     }
 
 

@@ -39,12 +39,13 @@ def test_a_job_runs_to_its_result(service: Service) -> None:
 
 def test_warnings_are_on_the_job_and_each_is_an_event(service: Service) -> None:
     warnings = [{"code": "one", "message": "first"}, {"code": "two", "message": "second"}]
-    job_id, silent = service.submit(warnings=warnings), service.submit()
+    late = [{"code": "three", "message": "of what was measured in the end"}]
+    job_id, silent = service.submit(warnings=warnings, late_warnings=late), service.submit()
     service.slot().serve()
-    assert (service.job(job_id).warnings, service.job(silent).warnings) == (warnings, [])
+    assert (service.job(job_id).warnings, service.job(silent).warnings) == (warnings + late, [])
     with service.database.transaction(write=False) as session:
         events = events_after(session, job_id, 0)
-    assert [event.data for event in events if event.kind == "warning"] == warnings
+    assert [event.data for event in events if event.kind == "warning"] == warnings + late
     (prepared,) = (event.data for event in events if event.kind == "prepared")
     assert "warnings" not in prepared
 
