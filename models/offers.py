@@ -13,7 +13,9 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from models.base import Facts, clock_s
+from espalier import targets
+from espalier.targets import Device, RuntimeName
+from models.base import clock_s
 from models.errors import NotFound
 from models.target import Target
 from models.upserts import insert_into
@@ -26,19 +28,19 @@ FRESH_S = 3 * OFFER_S
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A runtime on a worker's device.
+    """A runtime on a worker's device."""
 
-    Attributes:
-        device: as JSON values, with its `id`.
-    """
-
-    runtime: str
+    runtime: RuntimeName
     version: str
-    device: Facts
+    device: Device
 
     @property
     def id(self) -> str:
-        return f"{self.runtime}@{self.device['id']}"
+        return f"{self.runtime}@{self.device.id}"
+
+    def target(self, *, threads: int, batch: int) -> targets.Target:
+        """The target, with what is left to whoever asks for it."""
+        return targets.Target(self.runtime, self.version, self.device, threads=threads, batch=batch)
 
 
 def target_of(spec: Mapping[str, Any]) -> str | None:
@@ -62,7 +64,11 @@ def claims(offers: Collection[Offer]) -> frozenset[str]:
 def offer(session: Session, offers: Sequence[Offer]) -> None:
     """Say what a worker offers now."""
     for each in offers:
-        now = {"version": each.version, "device": each.device, "seen_at": clock_s()}
+        now = {
+            "version": each.version,
+            "device": {"id": each.device.id, **each.device.to_json()},
+            "seen_at": clock_s(),
+        }
         session.execute(
             insert_into(session, Target)
             .values(id=each.id, runtime=each.runtime, **now)

@@ -17,7 +17,7 @@ from models import private
 from models.bell import QUEUE, TASK, BrokerBell
 from models.blobs import BlobStore
 from models.database import Database
-from models.offers import Offer, claims
+from models.offers import Offer
 from models.settings import Settings
 from worker import broker
 from worker.offering import keep_offering, offers_here
@@ -63,7 +63,7 @@ def _slot() -> Slot:
     """The slot of this thread of the pool, made at its first message."""
     if not hasattr(_own, "slot"):
         with _SHARED_LOCK:
-            _own.slot = Slot(*_shared(), settings, _draining, offers=claims(_offers()))
+            _own.slot = Slot(*_shared(), settings, _draining, offers=_offers())
             _slots.append(_own.slot)
     slot: Slot = _own.slot
     return slot

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Sequence
 
+from espalier.targets import Target
 from models.database import AWAY, Database
 from models.logs import get_logger
 from models.offers import OFFER_S, Offer, offer
@@ -29,8 +30,8 @@ def offers_here() -> tuple[Offer, ...]:
         timeout=_LIMIT_S,
     )
     return tuple(
-        Offer(target["runtime"], target["version"], target["device"])
-        for target in json.loads(done.stdout)
+        Offer(target.runtime, target.version, target.device)
+        for target in map(Target.from_json, json.loads(done.stdout))
     )
 
 

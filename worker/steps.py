@@ -16,15 +16,17 @@ from typing import Any
 from sqlalchemy import func, insert, select, update
 from sqlalchemy.orm import Session, undefer
 
+from espalier.targets import Target
 from models.artifact import Artifact
 from models.base import clock_s
 from models.blobs import BlobStore
+from models.chain_times import keep_times, known_times
 from models.claims import Claim, complete
 from models.ending import end, settle
 from models.events import append
 from models.job import Job, State
 from models.jobs import get_job
-from models.offers import target_of
+from models.offers import Offer, target_of
 from models.queue import OPEN, enqueue, enqueue_trials
 from models.references import release, release_job, release_weights, retain
 from models.settings import Settings
@@ -50,12 +52,20 @@ def shared(session: Session, job_id: str) -> Values:
     }
 
 
-def arguments(session: Session, claim: Claim, settings: Settings) -> Values:
-    """What the child needs for this unit besides, as JSON values."""
+def arguments(
+    session: Session, claim: Claim, settings: Settings, offers: Sequence[Offer] = ()
+) -> Values:
+    """What the child needs for this unit besides, as JSON values.
+
+    Args:
+        offers: the worker's.
+    """
     job = get_job(session, claim.job_id)
     given: Values = {}
     if claim.kind is Kind.PREPARE:
         given["curves"] = known_curves(session, job)
+        target = _target(job, offers)
+        given["seconds"] = {} if target is None else known_times(session, target.key)
     elif claim.kind is Kind.ADVANCE:
         untold = select(Trial).where(Trial.job_id == job.id, ~Trial.told).order_by(Trial.number)
         found = session.scalars(untold).all()
@@ -80,6 +90,16 @@ def arguments(session: Session, claim: Claim, settings: Settings) -> Values:
             )
             given["trials"] = [{"proposal": _proposal(r), "outcome": _outcome(r)} for r in rows]
     return given
+
+
+def _target(job: Job, offers: Sequence[Offer]) -> Target | None:
+    """The one among the worker's that a job asks for; `None` if there is none."""
+    asked = target_of(job.spec)
+    for offer in offers:
+        if asked in (offer.runtime, offer.id):
+            given = job.spec["target"]
+            return offer.target(threads=given["threads"], batch=given["batch"])
+    return None
 
 
 def _ahead(session: Session, job: Job, settings: Settings) -> int:
@@ -167,6 +187,8 @@ def _prepare(
     apart = ("graph", "choices", "levels", "warnings")
     facts = {key: value for key, value in result.items() if key not in apart}
     append(session, job, "prepared", finite(facts))
+    if (staircase := result.get("staircase")) is not None:
+        keep_times(session, Target.from_json(staircase["target"]).key, staircase["seconds"])
     _warn(session, job, result["warnings"])
     report(session, job, "search", 0.0, {})
     enqueue(session, job.id, Kind.ADVANCE)

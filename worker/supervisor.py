@@ -30,6 +30,7 @@ from models.job import Job
 from models.jobs import get_job
 from models.locks import lock_worked_on
 from models.logs import get_logger
+from models.offers import Offer, claims
 from models.settings import Settings
 from models.waiting import waits_for
 from worker import steps
@@ -90,7 +91,7 @@ class Slot:
 
     Args:
         draining: set when the worker is to end.
-        offers: what the worker can be asked for, see `models.offers`; all if not given.
+        offers: what the worker offers to time networks on; all that is asked for if not given.
         command: what to start as the child; `CHILD` if not given.
     """
 
@@ -101,14 +102,15 @@ class Slot:
         settings: Settings,
         draining: threading.Event,
         command: Sequence[str] | None = None,
-        offers: frozenset[str] | None = None,
+        offers: Sequence[Offer] | None = None,
     ) -> None:
         self._database = database
         self._store = store
         self._settings = settings
         self._draining = draining
         self._command = command or CHILD
-        self._offers = offers
+        self._offers = offers or ()
+        self._takes = None if offers is None else claims(offers)
         self._child: Child | None = None
         self._shared: tuple[str, steps.Values] | None = None  # of the last job, with its id
         self._name = f"{socket.gethostname()}:{os.getpid()}:{threading.get_native_id()}"
@@ -174,13 +176,13 @@ class Slot:
 
     def _next(self, session: Session, job: Job | None = None) -> Claim | None:
         """Claim the unit whose turn it is; see `claim_next`."""
-        return claim_next(session, self._name, self._settings.lease_s, job=job, offers=self._offers)
+        return claim_next(session, self._name, self._settings.lease_s, job=job, offers=self._takes)
 
     def _task(self, session: Session, claim: Claim) -> _Task:
         known = self._shared
         if known is None or known[0] != claim.job_id or known[1]["prepared"] is None:
             known = self._shared = claim.job_id, steps.shared(session, claim.job_id)
-        return _Task(claim, known[1], steps.arguments(session, claim, self._settings))
+        return _Task(claim, known[1], steps.arguments(session, claim, self._settings, self._offers))
 
     def _run(self, task: _Task, *, go_on: bool) -> _Task | None:
         claim = task.claim

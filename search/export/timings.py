@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from espalier.runtimes import RUNTIMES, Runtime, RuntimeMissing
-from espalier.targets import Device, Target
+from espalier.runtimes import RUNTIMES
+from espalier.runtimes.here import target_here
 from espalier.timing import CONFIDENCE, paired
 from search.export.page import Markup, table, tag
 from search.export.words import seconds_text, share_text
@@ -41,28 +42,17 @@ def timings(
     Raises:
         RuntimeMissing: this machine has not the runtime, or not the device.
     """
-    runtime = RUNTIMES[target.runtime]
-    version, device = runtime.version(), _device(runtime, target.device)
-    if version is None or device is None:
-        where = "" if target.device is None else f", or not the device {target.device}"
-        raise RuntimeMissing(f"this machine has not the runtime {target.runtime}{where}")
-    found = []
+    here = target_here(target.runtime, threads=target.threads, device=target.device)
+    runtime, found = RUNTIMES[here.runtime], []
     for batch in dict.fromkeys((target.batch, *BATCHES)):
         examples = inputs[np.resize(np.arange(len(inputs)), batch)]
         original, pruned = (
-            runtime.prepare(file, examples, threads=target.threads, kind=device.kind)
+            runtime.prepare(file, examples, threads=target.threads, kind=here.device.kind)
             for file in files[runtime.suffix]
         )
         timing = paired(original, pruned, most_s=_MOST_S)
-        timed = Target(runtime.name, version, device, threads=target.threads, batch=batch)
-        found.append(timed.to_json() | timing.to_json())
+        found.append(replace(here, batch=batch).to_json() | timing.to_json())
     return found
-
-
-def _device(runtime: Runtime, wanted: str | None) -> Device | None:
-    """That of the id; of none the first, which is the processor."""
-    found = (device for device in runtime.devices() if wanted in (None, device.id))
-    return next(found, None)
 
 
 def little_saved(timing: Mapping[str, Any], full: Plan, plan: Plan) -> tuple[JobWarning, ...]:

@@ -27,6 +27,7 @@ from api.app import create_app
 from api.dependencies import Service
 from api.server import config
 from espalier.format.lift import pack
+from espalier.targets import Device
 from models.artifact import Artifact
 from models.base import clock_s
 from models.ending import end
@@ -41,7 +42,7 @@ from models.target import Target
 
 MAX_UPLOAD_BYTES = 4_000_000
 CLASSES = 3
-DEVICE = {"id": "dev_0", "host": "here", "kind": "cpu", "name": "a processor", "fingerprint": "f"}
+DEVICE = Device("here", "cpu", "a processor", "f")
 """On which onnxruntime is offered."""
 
 

@@ -14,16 +14,16 @@ def test_targets_are_listed(http: httpx.Client) -> None:
     (found,) = http.get("/v1/targets").json()["items"]
     assert found.pop("seen_at").endswith("Z")
     assert found == {
-        "id": "onnxruntime@dev_0",
+        "id": f"onnxruntime@{DEVICE.id}",
         "runtime": "onnxruntime",
         "version": "1.31.1",
-        "device": DEVICE,
+        "device": {"id": DEVICE.id, **DEVICE.to_json()},
         "offered": True,
     }
 
 
 def test_a_job_may_name_a_device(http: httpx.Client, spec: dict[str, Any]) -> None:
-    for device in ("dev_0", None):
+    for device in (DEVICE.id, None):
         job = create(http, {**spec, "target": {"device": device}})
         asked = {"runtime": "onnxruntime", "threads": 1, "batch": 1, "device": device}
         assert job["spec"]["target"] == asked

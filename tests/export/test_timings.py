@@ -42,7 +42,7 @@ def test_the_exported_file_is_timed_beside_the_originals_at_every_batch(
             seen.append((file.name, len(inputs), float(inputs[-1, 0])))
             return Runnable(lambda: None, lambda: inputs, "wall")
 
-    monkeypatch.setattr(module, "RUNTIMES", {"onnxruntime": Recording()})
+    monkeypatch.setitem(RUNTIMES, "onnxruntime", Recording())
     timing = Timing(0.5, 0.4, 0.6, 2.0, 1.0, 16, False, "wall")
     monkeypatch.setattr(module, "paired", lambda first, second, most_s: timing)  # noqa: ARG005
     files = {".onnx": (Path("original.onnx"), Path("network.onnx"))}
@@ -146,7 +146,7 @@ def test_the_device_of_the_target_is_the_one_that_is_used(monkeypatch: pytest.Mo
             kinds.append(kind)
             return Runnable(lambda: None, lambda: inputs, "cuda")
 
-    monkeypatch.setattr(module, "RUNTIMES", {"torch": Recording()})
+    monkeypatch.setitem(RUNTIMES, "torch", Recording())
     timing = Timing(0.5, 0.4, 0.6, 2.0, 1.0, 16, False, "cuda")
     monkeypatch.setattr(module, "paired", lambda first, second, most_s: timing)  # noqa: ARG005
     files = {".espalier": (Path("a"), Path("b"))}

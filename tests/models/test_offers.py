@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
+from espalier.targets import Device
 from models.base import clock_s
 from models.claims import Claim, claim_next, complete
 from models.database import Database
@@ -18,9 +19,9 @@ from models.target import Target
 from models.work import Kind
 from tests.models.records import submit
 
-HERE = Offer("onnxruntime", "1.31", {"id": "dev_here", "name": "this"})
-THERE = Offer("onnxruntime", "1.31", {"id": "dev_there", "name": "that"})
-OTHER = Offer("torch", "2.13", {"id": "dev_here", "name": "this"})
+HERE = Offer("onnxruntime", "1.31", Device("here", "cpu", "this", "a"))
+THERE = Offer("onnxruntime", "1.31", Device("there", "cpu", "that", "b"))
+OTHER = Offer("torch", "2.13", HERE.device)
 
 
 def _target(runtime: str = "onnxruntime", device: str | None = None) -> dict[str, Any]:
@@ -37,8 +38,8 @@ def _claim(database: Database, *offers: Offer) -> Claim | None:
     [
         (_target(), {HERE.id, THERE.id}),
         (_target("torch"), {OTHER.id}),
-        (_target(device="dev_there"), {THERE.id}),
-        (_target("torch", "dev_there"), set()),
+        (_target(device=THERE.device.id), {THERE.id}),
+        (_target("torch", THERE.device.id), set()),
         (None, {HERE.id, THERE.id, OTHER.id}),  # a job from before there were targets
     ],
 )
@@ -67,7 +68,7 @@ def test_what_asks_for_nothing_is_done_by_all(database: Database) -> None:
 
 
 def test_a_job_says_that_no_worker_offers_its_target_until_one_does(database: Database) -> None:
-    job = submit(database, target=_target(device="dev_there"))
+    job = submit(database, target=_target(device=THERE.device.id))
 
     def waits() -> str | None:
         with database.transaction() as session:
@@ -107,5 +108,5 @@ def test_a_device_that_was_never_there_cannot_be_asked_for(database: Database) -
         offer(session, [HERE])
         for target in (None, "openvino", HERE.id):
             check_known(session, target)
-        with pytest.raises(NotFound, match="onnxruntime@dev_there"):
+        with pytest.raises(NotFound, match=THERE.id):
             check_known(session, THERE.id)
