@@ -29,6 +29,7 @@ from search.strategies.base import Outcome, Proposal
 from search.strategy_specs import AllocateSpec
 from tests.evaluation.digits import digits, evaluator, job
 from tests.export.finished import changed, finished
+from tests.export.metrics_page import OF_A_SEARCH, documented, fields
 from tests.export.test_report import EVIL, Page
 from tests.export.test_report import metrics as some_metrics
 
@@ -95,6 +96,11 @@ def test_the_levels_are_those_of_the_network() -> None:
             round(share * group.channels) for share in (0.8, 0.6, 0.4, 0.2)
         ]
         assert all(p["loss"] == shown["losses"][p["kept"] - 1] for p in shown["anchors"])
+
+
+def test_the_page_of_metrics_documents_what_such_a_search_adds() -> None:
+    found = set(fields(json.loads(read("metrics.json"))))
+    assert OF_A_SEARCH < found <= set(documented())
 
 
 def test_the_curve_rises_from_the_budget_to_the_original() -> None:

@@ -16,9 +16,10 @@ from espalier.format.package import read_package
 from search.export import VerificationFailed, verify, write_results
 from search.export.plan import plan_facts
 from search.export.verify import _NAMES, VerificationDied, main
-from search.export.write import MEDIA_TYPES
+from search.export.write import MEDIA_TYPES, SCHEMA_VERSION
 from tests.evaluation.digits import digits
 from tests.export.finished import changed, finished, written
+from tests.export.metrics_page import KINDS, OF_A_SEARCH, PAGE, SELDOM, documented, fields
 from worker.child import _failure
 
 
@@ -105,6 +106,14 @@ def test_metrics_and_trials_hold_the_history() -> None:
     assert [entry["epoch"] for entry in metrics["finetuning"]] == [0, 1, 2]
     assert [trial["number"] for trial in trials["trials"]] == list(range(12))
     assert trials["trials"][3]["plan"] == list(finished().trials[3].proposal.plan)
+
+
+def test_the_page_documents_every_field_of_metrics_and_none_that_is_not_there() -> None:
+    page = documented()
+    assert sorted(page) == sorted(set(page))
+    assert {*fields(read("metrics.json")), *SELDOM, *OF_A_SEARCH} == set(page)
+    assert all(f"`{name}`" in PAGE for name in KINDS)
+    assert f"| `schema_version` | {SCHEMA_VERSION};" in PAGE
 
 
 def test_costs_that_are_not_the_plans_are_refused(
