@@ -13,6 +13,7 @@ from espalier.format.ir import Graph
 from espalier.format.manifest import Manifest
 from espalier.format.package import read_package
 from search.cost import Budget, CostModel, choices_of
+from search.cost.staircase import Probe
 from search.evaluation.data import Dataset, load_dataset
 from search.evaluation.evaluator import Evaluator
 from search.evaluation.guard import require_sound
@@ -33,6 +34,11 @@ class Problem:
     def __init__(self, graph: Graph) -> None:
         self.space: SearchSpace = space_of(graph)
         self.cost = CostModel(self.space)
+
+    @cached_property
+    def probe(self) -> Probe:
+        """What to time of the network, to learn which widths a target likes."""
+        return Probe(self.space)
 
     def choices(self, spec: JobSpec) -> tuple[tuple[int, ...], ...]:
         """Allowed widths per group, as the rounding asks for them."""

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, TypeAdapter
 
+from espalier.targets import Target
+from search.cost.staircase import Stair
 from search.space import Choices, Exclusion, Kept
 from search.spec import JobSpec, RoundingSpec
 from search.strategies.base import Outcome, Proposal, Solve
@@ -89,6 +91,28 @@ class LossCurves(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class Staircase(Record):
+    """What a target's times of the network's layers led to.
+
+    Attributes:
+        target: what was measured on.
+        seconds: of one pass, by chain of layers (`search.cost.chains`).
+        measured: how many chains were measured for this job; the others were known.
+        stairs: the times by group and width.
+        finer: groups that may keep widths that are no faster than wider ones, since these would
+            have left them none.
+        needed: groups that may keep such widths since only they are within the budget.
+    """
+
+    target: Target
+    seconds: dict[str, float]
+    measured: int
+    stairs: tuple[Stair, ...]
+    finer: tuple[str, ...]
+    needed: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared(Record):
     """What is known before the search.
 
@@ -103,6 +127,7 @@ class Prepared(Record):
         graph: the network's graph as `graph.json` holds it, so that `advance` needs no file.
         choices: the widths that each group may keep, all that later steps go by; `None` in jobs
             that were prepared before these were stored: there they follow from the rounding.
+        staircase: what the choices follow from where `rounding.multiple` is auto.
         levels: what each group loses at each width, where an earlier job has measured it.
         warnings: what looks wrong in the network or the data.
     """
@@ -116,6 +141,7 @@ class Prepared(Record):
     excluded: tuple[Exclusion, ...]
     graph: str
     choices: Choices | None = None
+    staircase: Staircase | None = None
     levels: tuple[tuple[float, ...], ...] | None = None
     warnings: tuple[JobWarning, ...] = ()
 

@@ -9,9 +9,11 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 from espalier.format.codec import graph_to_json
+from espalier.targets import Target
 from search.context import Context, Problem, context_of, problem_of
 from search.cost import Budget, Choices, check_reachable, choices_of, smallest_cost
 from search.evaluation import checkpoint as checkpoints
@@ -21,6 +23,7 @@ from search.evaluation.leveling import level
 from search.evaluation.metrics import finite
 from search.evaluation.plausibility import check_answers, check_scores, check_splits
 from search.evaluation.seeds import derive, generator
+from search.fast_widths import check_widths, default_target, fast_widths
 from search.files import Files
 from search.records import (
     Advanced,
@@ -51,12 +54,21 @@ def silent(stage: str, fraction: float, facts: dict[str, Any]) -> None:
     """Progress that nobody follows."""
 
 
-def prepare(inputs: Inputs, files: Files, known: Sequence[LossCurves] = ()) -> Prepared:
+def prepare(
+    inputs: Inputs,
+    files: Files,
+    known: Sequence[LossCurves] = (),
+    target: Target | None = None,
+    seconds: Mapping[str, float] = MappingProxyType({}),
+) -> Prepared:
     """Find what can be pruned, see that the budget can be met, and measure the original.
 
     Args:
         known: loss curves of earlier jobs that agree with this one in network, data and
             `JobSpec.levels`; those that were measured under the same allowed widths are taken over.
+        target: what the network shall run on; onnxruntime in one thread of this machine's
+            processor if `None`.
+        seconds: of one pass on the target, by chain of layers, as earlier jobs have measured them.
 
     Raises:
         FormatError: the network's package is malformed.
@@ -64,6 +76,7 @@ def prepare(inputs: Inputs, files: Files, known: Sequence[LossCurves] = ()) -> P
         UnsoundTorch: the job trains, and torch computes wrong gradients on this machine.
         DatasetError: the data is malformed, does not fit the network, or is too little.
         BaselineAtChance: the original is no better than the most frequent class.
+        RuntimeMissing: widths shall be fast on a target that this machine does not offer.
     """
     context = context_of(inputs, files)
     problem, spec = context.problem, inputs.spec
@@ -77,6 +90,10 @@ def prepare(inputs: Inputs, files: Files, known: Sequence[LossCurves] = ()) -> P
     answers = evaluator.answers()
     if answers is not None:
         warnings += check_answers(answers, allow_chance=spec.allows_chance)
+    staircase = None
+    if spec.rounding.multiple == "auto":
+        choices, staircase = fast_widths(problem, spec, target or default_target(), seconds)
+        warnings += check_widths(staircase)
     if spec.skips_heads and evaluator.scores.kind is None:
         warnings += check_scores(evaluator.reference("holdout").cpu().numpy())
     return Prepared(
@@ -89,6 +106,7 @@ def prepare(inputs: Inputs, files: Files, known: Sequence[LossCurves] = ()) -> P
         excluded=problem.space.excluded,
         graph=graph_to_json(problem.space.graph),
         choices=choices,
+        staircase=staircase,
         levels=_taken_over(known, choices, problem, spec),
         warnings=tuple(warnings),
     )

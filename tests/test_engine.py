@@ -18,8 +18,10 @@ from benchmarks.digits import save_digits, train
 from espalier.format.build import load
 from espalier.format.lift import pack
 from espalier.format.manifest import Preprocessing
+from espalier.targets import Target
 from search import context, engine
-from search.cost import CostModel, UnreachableBudget
+from search.cost import CostModel, UnreachableBudget, chain_times
+from search.cost.chains import Chain
 from search.evaluation import checkpoint, guard
 from search.evaluation.errors import DatasetMismatch
 from search.evaluation.guard import UnsoundTorch
@@ -38,6 +40,7 @@ from search.strategy_specs import (
     StrategySpec,
     UniformSpec,
 )
+from tests.cost.test_staircase import blocked
 
 NETADAPT = NetAdaptSpec(first_step=0.25, decay=1.0, tuning_steps=2)
 
@@ -275,6 +278,44 @@ def test_a_job_prepared_before_widths_were_stored_goes_on_with_those_of_its_roun
     assert plans[0] == plans[1]
 
 
+def test_fast_widths_are_found_once_and_the_next_job_decides_alike(
+    materials: Materials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kernels pad to four channels; the times of the first job are all that the second one has."""
+    measured: list[int] = []
+
+    def measure(chains: dict[str, Chain], _: Target) -> dict[str, float]:
+        measured.append(len(chains))
+        return {name: blocked(chain, 4) for name, chain in chains.items()}
+
+    monkeypatch.setattr(chain_times, "measure", measure)
+    job, files = (
+        materials.job(UniformSpec(), rounding=RoundingSpec(multiple="auto")),
+        materials.files,
+    )
+    first = engine.prepare(job, files)
+    assert first.staircase is not None
+    assert first.choices is not None
+    assert all(width % 4 == 0 for options in first.choices for width in options)
+    assert min(map(len, first.choices)) > 1
+    assert measured == [first.staircase.measured] == [len(first.staircase.seconds)]
+    again = engine.prepare(job, files, seconds=first.staircase.seconds)
+    assert again == replace(first, staircase=replace(first.staircase, measured=0))
+    assert len(measured) == 1
+    winner, _ = engine.find_winner(job, first, files)
+    assert all(width % 4 == 0 for width in winner.outcome.plan)
+    assert first.warnings == ()
+    limit = first.smallest["macs"] * 9 // 10
+    spec = job.spec.model_copy(update={"budget": BudgetSpec(macs=limit)})
+    third = engine.prepare(replace(job, spec=spec), files, seconds=first.staircase.seconds)
+    (warning,) = third.warnings
+    assert warning.code == "widths.slow"
+    assert third.staircase is not None
+    assert third.staircase.needed
+    assert third.staircase.needed[0] in warning.message
+    assert third.smallest["macs"] <= limit
+
+
 def test_loss_curves_are_taken_over_by_the_widths_that_they_were_measured_under(
     materials: Materials,
 ) -> None:
@@ -397,6 +438,7 @@ def test_a_job_that_began_before_there_were_versions_goes_on_as_it_began(
     job, files = materials.job(UniformSpec()), materials.files
     stored = job.to_json()
     del stored["spec"]["version"]
+    del stored["spec"]["target"]
     del stored["spec"]["evaluation"]["allow_chance"]
     begun = Inputs.from_json(json.loads(json.dumps(stored)))
     prepared = engine.prepare(begun, files)

@@ -7,6 +7,8 @@ import json
 import pytest
 from pydantic import ValidationError
 
+from espalier.targets import Device, Target
+from search.cost.staircase import Stair
 from search.records import (
     Advanced,
     Artifact,
@@ -17,6 +19,7 @@ from search.records import (
     LossCurves,
     Prepared,
     Record,
+    Staircase,
     Trial,
     TrialResult,
     Tuned,
@@ -42,6 +45,14 @@ RECORDS: list[Record] = [
         (Exclusion("head", 10, "network output"),),
         "{}",
         ((4, 8, 16),),
+        Staircase(
+            Target("onnxruntime", "1.0", Device("host", "cpu", "model", "0123")),
+            {"conv": 1.5e-5},
+            1,
+            (Stair("stem", (8, 16), ((1e-5, 2e-5), (2e-5, 3e-5))),),
+            ("stem",),
+            (),
+        ),
         warnings=(JobWarning("data.odd", "odd"),),
     ),
     LossCurves(((0.5, 0.0),), None, RoundingSpec(multiple=4)),

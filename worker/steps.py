@@ -184,7 +184,7 @@ def _prepare(
     session: Session, job: Job, _claim: Claim, _given: Values, result: Values, _store: BlobStore
 ) -> None:
     job.prepared = finite(result)
-    apart = ("graph", "choices", "levels", "warnings")
+    apart = ("graph", "choices", "staircase", "levels", "warnings")
     facts = {key: value for key, value in result.items() if key not in apart}
     append(session, job, "prepared", finite(facts))
     if (staircase := result.get("staircase")) is not None:

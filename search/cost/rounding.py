@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from search.space import ChannelGroup, Choices, Exclusion, SearchSpace, widths
 from search.spec import RoundingSpec
-from search.versions import Version
+from search.versions import NEWEST, Version
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,8 @@ class _Rule:
 
 def _rules(space: SearchSpace, rounding: RoundingSpec, version: Version) -> Iterator[_Rule]:
     """The rule of each group."""
-    multiple, minimum = rounding.multiple, rounding.minimum
+    multiple = 1 if rounding.multiple == "auto" else rounding.multiple
+    minimum = rounding.minimum
     if version == 1:  # counted a group's channels, whatever they were in the tensors
         yield from (_Rule(multiple, minimum) for _ in space.groups)
         return
@@ -59,11 +60,17 @@ def _rules(space: SearchSpace, rounding: RoundingSpec, version: Version) -> Iter
         )
 
 
+def steps_of(space: SearchSpace, multiple: int) -> tuple[int, ...]:
+    """Of each group, the steps in which every tensor it makes stays a multiple of channels."""
+    return tuple(rule.step for rule in _rules(space, RoundingSpec(multiple=multiple), NEWEST))
+
+
 def choices_of(space: SearchSpace, rounding: RoundingSpec, version: Version) -> Choices:
     """The widths that each group of `space` may keep under the rounding asked for.
 
     A width is allowed if it gives every tensor that the group makes a multiple of
-    `rounding.multiple` channels, and at least `rounding.minimum`. The full width always is.
+    `rounding.multiple` channels, and at least `rounding.minimum`. The full width always is. With
+    `auto` these are all widths that a target could lead to (`search.cost.staircase`).
 
     Args:
         version: of the specification; the first rounded the groups' own channels.

@@ -72,6 +72,7 @@ def _shares(space: SearchSpace, group: int) -> dict[str, int]:
 
 def _allowed(shares: dict[str, int], width: int, rounding: RoundingSpec) -> bool:
     widths = [width * share for share in shares.values()]
+    assert rounding.multiple != "auto"
     return all(w % rounding.multiple == 0 and w >= rounding.minimum for w in widths)
 
 

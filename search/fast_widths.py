@@ -1,0 +1,78 @@
+"""The widths that run fast on a job's target, where `rounding.multiple` is auto."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from espalier.runtimes import RUNTIMES, RuntimeMissing
+from espalier.targets import Target, processor
+from search.context import Problem
+from search.cost.chain_times import can_measure, completed
+from search.records import JobWarning, Staircase
+from search.space import Choices
+from search.spec import JobSpec
+
+_NAMED = 5  # groups that a message names
+
+
+def default_target() -> Target:
+    """onnxruntime in one thread of this machine's processor.
+
+    Raises:
+        RuntimeMissing: it is not installed.
+    """
+    runtime = RUNTIMES["onnxruntime"]
+    version = runtime.version()
+    if version is None:
+        raise RuntimeMissing("onnxruntime is not installed here: pip install onnxruntime")
+    return Target("onnxruntime", version, processor())
+
+
+def fast_widths(
+    problem: Problem, spec: JobSpec, target: Target, known: Mapping[str, float]
+) -> tuple[Choices, Staircase]:
+    """The widths that each group may keep, and what they follow from.
+
+    Args:
+        known: seconds on the target by chain of layers; the others are measured.
+
+    Raises:
+        RuntimeMissing: something is to be measured, and the target is not here.
+    """
+    probe = problem.probe
+    seconds, measured = None, 0
+    if can_measure(target):
+        seconds = completed(probe.chains, target, known)
+        measured = len(seconds.keys() - known.keys())
+    found = probe.decide(seconds, problem.cost, problem.budget(spec), spec.rounding.minimum)
+    return found.choices, Staircase(
+        target, seconds or {}, measured, found.stairs, found.finer, found.needed
+    )
+
+
+def check_widths(staircase: Staircase) -> list[JobWarning]:
+    """What a user should know of them before the search."""
+    target = f"{staircase.target.runtime} on {staircase.target.device.name}"
+    warnings = []
+    if not staircase.seconds:
+        warnings.append(
+            JobWarning(
+                "widths.unmeasured",
+                f"layers cannot be timed one by one in {staircase.target.runtime}, so widths are "
+                "multiples of 8 channels: set rounding.multiple to another number, or name another "
+                "target",
+            )
+        )
+    if staircase.needed:
+        names = ", ".join(staircase.needed[:_NAMED])
+        more = len(staircase.needed) - _NAMED
+        names += f" and {more} more" if more > 0 else ""
+        warnings.append(
+            JobWarning(
+                "widths.slow",
+                f"no plan of widths that run fast in {target} is within the budget, so these "
+                f"groups may keep others too, which take as long as wider ones: {names}. Raise the "
+                "limit, or expect less of the time to go than of the costs",
+            )
+        )
+    return warnings
