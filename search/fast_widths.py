@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from espalier.runtimes import RUNTIMES, RuntimeMissing
-from espalier.targets import Target, processor
+from espalier.runtimes.here import target_here
 from search.context import Problem
 from search.cost.chain_times import can_measure, completed
 from search.records import JobWarning, Staircase
@@ -15,21 +14,8 @@ from search.spec import JobSpec
 _NAMED = 5  # groups that a message names
 
 
-def default_target() -> Target:
-    """onnxruntime in one thread of this machine's processor.
-
-    Raises:
-        RuntimeMissing: it is not installed.
-    """
-    runtime = RUNTIMES["onnxruntime"]
-    version = runtime.version()
-    if version is None:
-        raise RuntimeMissing("onnxruntime is not installed here: pip install onnxruntime")
-    return Target("onnxruntime", version, processor())
-
-
 def fast_widths(
-    problem: Problem, spec: JobSpec, target: Target, known: Mapping[str, float]
+    problem: Problem, spec: JobSpec, known: Mapping[str, float]
 ) -> tuple[Choices, Staircase]:
     """The widths that each group may keep, and what they follow from.
 
@@ -37,8 +23,12 @@ def fast_widths(
         known: seconds on the target by chain of layers; the others are measured.
 
     Raises:
-        RuntimeMissing: something is to be measured, and the target is not here.
+        RuntimeMissing: this machine does not offer the job's target.
     """
+    asked = spec.target
+    target = target_here(
+        asked.runtime, threads=asked.threads, batch=asked.batch, device=asked.device
+    )
     probe = problem.probe
     seconds, measured = None, 0
     if can_measure(target):

@@ -13,7 +13,6 @@ from types import MappingProxyType
 from typing import Any, cast
 
 from espalier.format.codec import graph_to_json
-from espalier.targets import Target
 from search.context import Context, Problem, context_of, problem_of
 from search.cost import Budget, Choices, check_reachable, choices_of, smallest_cost
 from search.evaluation import checkpoint as checkpoints
@@ -23,7 +22,7 @@ from search.evaluation.leveling import level
 from search.evaluation.metrics import finite
 from search.evaluation.plausibility import check_answers, check_scores, check_splits
 from search.evaluation.seeds import derive, generator
-from search.fast_widths import check_widths, default_target, fast_widths
+from search.fast_widths import check_widths, fast_widths
 from search.files import Files
 from search.records import (
     Advanced,
@@ -58,7 +57,6 @@ def prepare(
     inputs: Inputs,
     files: Files,
     known: Sequence[LossCurves] = (),
-    target: Target | None = None,
     seconds: Mapping[str, float] = MappingProxyType({}),
 ) -> Prepared:
     """Find what can be pruned, see that the budget can be met, and measure the original.
@@ -66,9 +64,8 @@ def prepare(
     Args:
         known: loss curves of earlier jobs that agree with this one in network, data and
             `JobSpec.levels`; those that were measured under the same allowed widths are taken over.
-        target: what the network shall run on; onnxruntime in one thread of this machine's
-            processor if `None`.
-        seconds: of one pass on the target, by chain of layers, as earlier jobs have measured them.
+        seconds: of one pass on the job's target, by chain of layers, as earlier jobs have measured
+            them.
 
     Raises:
         FormatError: the network's package is malformed.
@@ -92,7 +89,7 @@ def prepare(
         warnings += check_answers(answers, allow_chance=spec.allows_chance)
     staircase = None
     if spec.rounding.multiple == "auto":
-        choices, staircase = fast_widths(problem, spec, target or default_target(), seconds)
+        choices, staircase = fast_widths(problem, spec, seconds)
         warnings += check_widths(staircase)
     if spec.skips_heads and evaluator.scores.kind is None:
         warnings += check_scores(evaluator.reference("holdout").cpu().numpy())

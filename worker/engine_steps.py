@@ -41,7 +41,8 @@ def _prepared(values: Values) -> Prepared:
 
 def _prepare(given: Values, context: Context) -> Values:
     known = [LossCurves.from_json(curves) for curves in given["curves"]]
-    return engine.prepare(Inputs.from_json(given["inputs"]), context.files, known).to_json()
+    inputs, seconds = Inputs.from_json(given["inputs"]), given["seconds"]
+    return engine.prepare(inputs, context.files, known, seconds).to_json()
 
 
 def _advance(given: Values, _context: Context) -> Values:
