@@ -151,6 +151,7 @@ def check_job(
             for name, limit in budget.limits.items()
         },
         groups=len(analysis.space.groups),
+        widths_follow=spec.rounding.multiple == "auto",
         without_choice=tuple(
             ExcludedView(name=item.name, channels=item.channels, reason=item.reason)
             for item in without_choice(analysis.space, choices, spec.rounding, spec.version)

@@ -48,6 +48,7 @@ def specification(options: argparse.Namespace) -> dict[str, Any]:
             "augment": "crop_flip",
             "keep": options.keep,
         },
+        "rounding": {"multiple": 1},
         "seed": options.seed,
     }
 

@@ -140,7 +140,7 @@ class Setting:
         """Random plans within the budget."""
         cost = self._problem.cost
         budget = Budget({"macs": cost.full["macs"] // 2})
-        choices = choices_of(self.space, RoundingSpec(), NEWEST)
+        choices = choices_of(self.space, RoundingSpec(multiple=1), NEWEST)
         problem = Problem(cost, budget, choices, self._seed, 0.0)
         return [self.kept(random_plan(problem, number)) for number in range(count)]
 

@@ -128,6 +128,7 @@ class Runs:
                 "batch_size": 64,
                 "augment": subject.augment,
             },
+            "rounding": {"multiple": 1},
             "seed": seed,
         }
         return JobSpec.model_validate(fields)
@@ -199,10 +200,13 @@ def _key(method: str, variant: str, seed: int) -> dict[str, Any]:
 
 
 def job_of(spec: JobSpec) -> dict[str, Any]:
-    """What differs from the defaults; records without a version are of the first."""
+    """What differs from the defaults; records without a version are of the first.
+
+    All widths are allowed, as they were by default when the first records were made.
+    """
     strategy = spec.strategy.model_dump(mode="json", exclude_defaults=True)
     version = {"version": spec.version} if spec.version > 1 else {}
-    fields = spec.model_dump(mode="json", exclude_defaults=True, exclude={"version"})
+    fields = spec.model_dump(mode="json", exclude_defaults=True, exclude={"version", "rounding"})
     return {**fields, "strategy": strategy, **version}
 
 

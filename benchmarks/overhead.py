@@ -74,6 +74,7 @@ def _spec(strategy: Mapping[str, Any], **evaluation: int) -> dict[str, Any]:
         "strategy": dict(strategy),
         "evaluation": {"metric": "cross_entropy", **evaluation},
         "finetune": {"epochs": 0},
+        "rounding": {"multiple": 1},
     }
 
 

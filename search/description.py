@@ -96,7 +96,7 @@ def describe_network(path: Path) -> tuple[str, NetworkDescription]:
         classes=package.manifest.classes,
         operators=dict(sorted(kinds.items(), key=lambda item: (-item[1], item[0]))),
         cost=dict(cost.full),
-        smallest_cost=smallest_cost(cost, choices_of(space, RoundingSpec(), NEWEST)),
+        smallest_cost=smallest_cost(cost, choices_of(space, RoundingSpec(multiple=1), NEWEST)),
         groups=tuple(GroupView(name=group.name, channels=group.channels) for group in space.groups),
         excluded=tuple(
             ExcludedView(name=item.name, channels=item.channels, reason=item.reason)

@@ -70,11 +70,11 @@ class RoundingSpec(Frozen):
     """Which channel counts are allowed."""
 
     multiple: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = Field(
-        1,
-        description="what a group leaves of each tensor that a layer makes is a multiple of so "
-        "many channels, or all; a group may own several channels of a tensor at once, as a head's; "
-        "auto for the widths that run fast on the target, found by timing the network's own layers "
-        "before the search",
+        "auto",
+        description="auto for the widths that run fast on the target, found by timing the "
+        "network's own layers before the search; or a number: what a group leaves of each tensor "
+        "that a layer makes is a multiple of so many channels, or all; a group may own several "
+        "channels of a tensor at once, as a head's",
     )
     minimum: Count = Field(1, ge=1, description="and so many channels at least")
 

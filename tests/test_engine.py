@@ -65,6 +65,7 @@ class Materials:
             strategy=strategy,
             evaluation=EvaluationSpec(metric="cross_entropy", calibration=128, holdout=200),
             finetune=FineTuneSpec(epochs=2, batch_size=64),
+            rounding=RoundingSpec(multiple=1),
             seed=7,
         )
         return Inputs(spec.model_copy(update=changes), self.network, self.dataset)

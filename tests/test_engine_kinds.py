@@ -27,7 +27,7 @@ from search.evaluation.errors import DatasetMismatch
 from search.evaluation.evaluator import Evaluator
 from search.files import FolderFiles
 from search.records import Finished, Inputs
-from search.spec import BudgetSpec, EvaluationSpec, FineTuneSpec, JobSpec
+from search.spec import BudgetSpec, EvaluationSpec, FineTuneSpec, JobSpec, RoundingSpec
 from search.strategy_specs import AllocateSpec, NetAdaptSpec, RandomSpec, StrategySpec, UniformSpec
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
@@ -155,6 +155,7 @@ def job(kind: str, files: FolderFiles, strategy: StrategySpec, **changes: Any) -
         strategy=strategy,
         evaluation=EvaluationSpec(metric="cross_entropy", calibration=20, holdout=20),
         finetune=FineTuneSpec(epochs=2, batch_size=16),
+        rounding=RoundingSpec(multiple=1),
         seed=3,
     )
     return Inputs(spec.model_copy(update=changes), *materials(kind, files))

@@ -49,6 +49,7 @@ def test_a_job_from_the_package_to_the_report(tmp_path: Path) -> None:
             "strategy": {"name": "allocate", "trials": 4, "finalists": 1},
             "evaluation": {"metric": "agreement"},
             "finetune": {"epochs": 1},
+            "rounding": {"multiple": 1},
         }
     )
     files = FolderFiles(tmp_path / "library")

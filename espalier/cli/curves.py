@@ -29,6 +29,7 @@ def job_of(levels: int, metric: str | None, given: dict[str, Any]) -> dict[str, 
         "strategy": {"name": "sensitivity", "levels": levels},
         "finetune": {"epochs": 0},
         "evaluation": {} if metric is None else {"metric": metric},
+        "rounding": {"multiple": 1},  # curves of all widths, not of those that run fast
     }
     for field, value in given.items():
         if isinstance(value, dict) and isinstance(spec.get(field), dict):

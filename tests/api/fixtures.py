@@ -170,6 +170,7 @@ def spec(uploads: dict[str, str]) -> dict[str, object]:
         "budget": {"macs": "50%"},
         "strategy": {"name": "uniform"},
         "evaluation": {"calibration": 20, "holdout": 50},
+        "rounding": {"multiple": 1},
     }
 
 

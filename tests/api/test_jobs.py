@@ -52,6 +52,10 @@ def test_a_job_is_validated_without_being_made(
     }
     assert found["groups"] == 2
     assert found["without_choice"] == []
+    assert not found["widths_follow"]
+    follows = http.post("/v1/jobs/validate", json={**spec, "rounding": {"multiple": "auto"}}).json()
+    assert follows["widths_follow"]
+    assert follows["budget"].keys() == found["budget"].keys()
     assert found["spec"]["rounding"] == {"multiple": 1, "minimum": 1}
     assert count(running) == before
 

@@ -100,6 +100,7 @@ def test_the_job_is_one_that_the_service_takes(metric: str | None) -> None:
     given = {"evaluation": {"holdout": 7}, "seed": 3, "network": "n", "dataset": "d"}
     spec = JobSpec.model_validate(job_of(3, metric, given))
     assert spec.strategy == SensitivitySpec(levels=3)
+    assert spec.rounding.multiple == 1
     assert spec.finetune.epochs == 0
     assert (spec.evaluation.metric, spec.evaluation.holdout) == (metric or "top1", 7)
     assert spec.seed == 3

@@ -22,7 +22,7 @@ from search.evaluation.data import Dataset, load_dataset
 from search.evaluation.evaluator import Evaluator
 from search.graph import space_of
 from search.space import Kept, SearchSpace
-from search.spec import BudgetSpec, EvaluationSpec, FineTuneSpec, JobSpec
+from search.spec import BudgetSpec, EvaluationSpec, FineTuneSpec, JobSpec, RoundingSpec
 from search.strategy_specs import NetAdaptSpec
 
 
@@ -120,6 +120,7 @@ def job(**changes: Any) -> JobSpec:
         "strategy": NetAdaptSpec(),
         "evaluation": EvaluationSpec(calibration=128, holdout=300, batch_size=64),
         "finetune": FineTuneSpec(epochs=2, batch_size=64, learning_rate=0.05),
+        "rounding": RoundingSpec(multiple=1),
     }
     return JobSpec(**{**fields, **changes})
 

@@ -28,6 +28,7 @@ SPEC = {
     "strategy": {"name": "netadapt", "first_step": 0.15, "tuning_steps": 2},
     "evaluation": {"calibration": 128, "holdout": 200, "metric": "cross_entropy"},
     "finetune": {"epochs": 1, "batch_size": 64},
+    "rounding": {"multiple": 1},
     "seed": 3,
 }
 

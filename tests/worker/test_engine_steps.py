@@ -18,7 +18,7 @@ from models.uploads import create_dataset, create_network
 from search import engine
 from search.files import FolderFiles
 from search.records import Inputs
-from search.spec import BudgetSpec, EvaluationSpec, FineTuneSpec, JobSpec
+from search.spec import BudgetSpec, EvaluationSpec, FineTuneSpec, JobSpec, RoundingSpec
 from search.strategy_specs import NetAdaptSpec
 from tests.worker.service import Service
 from worker.supervisor import Slot
@@ -51,6 +51,7 @@ def job(service: Service, tmp_path: Path) -> tuple[str, Inputs, FolderFiles]:
             strategy=NetAdaptSpec(first_step=0.4, decay=1.0, tuning_steps=1),
             evaluation=EvaluationSpec(metric="cross_entropy", calibration=64, holdout=100),
             finetune=FineTuneSpec(epochs=1, batch_size=64),
+            rounding=RoundingSpec(multiple=1),
             seed=5,
         )
         job_id = create_job(session, spec.model_dump(mode="json")).job.id
