@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from benchmarks.record import environment
@@ -66,18 +67,26 @@ class Compression:
 
     Args:
         folder: of its own; holds the journal and tuned weights until `clear`.
+        seconds: see `search.steps.prepare`.
 
     Raises:
         RuntimeError: the folder's journal is of another search.
     """
 
-    def __init__(self, spec: JobSpec, package: Path, data: Path, folder: Path) -> None:
+    def __init__(
+        self,
+        spec: JobSpec,
+        package: Path,
+        data: Path,
+        folder: Path,
+        seconds: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
         self.folder = folder
         self.files = FolderFiles(folder / "files")
         self.inputs = Inputs(spec, self.files.put(package), self.files.put(data))
         self._journal = folder / "trials.jsonl"
         self._known = self._read()
-        self.prepared: Prepared = engine.prepare(self.inputs, self.files)
+        self.prepared: Prepared = engine.prepare(self.inputs, self.files, seconds=seconds)
 
     def _read(self) -> dict[int, dict[str, Any]]:
         """Trials by their number; a last line that was cut short is dropped."""

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.compression import Compression
+from benchmarks.compression import Clock, Compression
 from benchmarks.record import RESULTS, described
 from benchmarks.subjects import SUBJECTS, Subject
 from espalier.runtimes import RUNTIMES
@@ -83,8 +83,17 @@ def timings(run: Compression, pruned: torch.fx.GraphModule) -> list[dict[str, An
 def one(subject: Subject, strategy: str, multiple: int | str, seed: int) -> dict[str, Any]:
     """One job's winner, timed and tested; figures as JSON values."""
     package, data = subject.write(WORK / "inputs")
-    folder = WORK / f"{subject.name}-{strategy}-{multiple}-{seed}"
-    run = Compression(spec_of(subject, strategy, multiple, seed), package, data, folder)
+    folder, kept = (
+        WORK / f"{subject.name}-{strategy}-{multiple}-{seed}",
+        WORK / f"{subject.name}.json",
+    )
+    known = json.loads(kept.read_text()) if kept.exists() else {}
+    clock = Clock()
+    with clock.running():
+        run = Compression(spec_of(subject, strategy, multiple, seed), package, data, folder, known)
+    staircase = run.prepared.staircase
+    if staircase is not None:
+        kept.write_text(json.dumps(known | staircase.seconds))
     found = run.search()
     context = context_of(run.inputs, run.files)
     pruned = tuner_of(context, found.winner, None, run.files).network()
@@ -97,6 +106,9 @@ def one(subject: Subject, strategy: str, multiple: int | str, seed: int) -> dict
         "seed": seed,
         "plan": list(outcome.plan),
         "macs": outcome.cost["macs"] / original["macs"],
+        "choices": run.prepared.choices,
+        "measured": 0 if staircase is None else staircase.measured,
+        "prepare": clock.rounded(),
         "search": found.clock.rounded(),
         "timings": timings(run, pruned),
         "test": {
