@@ -30,6 +30,9 @@ from search.space import Plan
 
 Floats = NDArray[np.float64]
 
+BOXES = 16
+"""Parts of the search space that are looked into at most."""
+
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
@@ -76,7 +79,9 @@ class Allocator:
         terms = terms_of(self._limits.polynomials, widest, forms)
         self._order, self._strides = _affordable(terms, self._widths, elements)
 
-    def solve(self, losses: Sequence[Floats], *, boxes: int = 16, gap: float = 1e-3) -> Allocation:
+    def solve(
+        self, losses: Sequence[Floats], *, boxes: int = BOXES, gap: float = 1e-3
+    ) -> Allocation:
         """The plan with the smallest loss that was found.
 
         It is within the budget, and with any single group wider it would not be. If the costs have

@@ -23,7 +23,8 @@ an exact allocation (`search.allocation`), a search over coefficients around it.
    inputs, plans rank otherwise: what later layers make good is not seen.
 4. The search goes in rounds: the first of them spreads around weights that were good on other
    networks (`PRIOR`, which is the first trial), the next ones around the best so far. A round waits
-   for the one before, so the search is the same for any number of slots and any order.
+   for the one before, so the search is the same for any number of slots and any order. Where the
+   allowed widths are few, near weights lead to plans that are known: then the spread widens.
 
 Drafts and finalists are compared by the divergence, which is smoother than accuracy and does not
 saturate where the network was trained on the hold-out; by the score where there is none.
@@ -52,7 +53,9 @@ PRIOR = (0.0, 0.4, 1.1)
 _SPREAD = (0.3, 1.0, 0.7)  # standard deviations of the first round
 _ROUNDS = (0.5, 0.75, 1.0)  # shares of the trials after each round
 _NARROWER = 0.4  # the spread of each round, as a share of the one before
-_DRAWS = 20  # weights that are drawn until their plan is a new one
+_DRAWS = 40  # weights that are drawn until their plan is a new one
+_WIDEN_AFTER = 4  # draws in vain, after which the spread doubles
+_WIDEST = 4.0  # times the first round's spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,13 +226,17 @@ class Allocate:
             for attempt in range(_DRAWS):
                 weights = centre
                 if self._planned or attempt:
-                    moved = spread * generator.standard_normal(len(spread))
+                    wider = spread * 2.0 ** (attempt // _WIDEN_AFTER)  # few widths, few plans
+                    wider = np.minimum(wider, _WIDEST * np.array(_SPREAD))
+                    moved = wider * generator.standard_normal(len(spread))
                     weights = Weights(
                         centre.log_power + float(moved[0]),
                         centre.slope + float(moved[1]),
                         centre.coupling + float(moved[2]),
                     )
-                plan = self._weighted.plan(self._losses, weights, self._budget(0))
+                if self._drawn(weights, rough=True) in known:
+                    continue
+                plan = self._drawn(weights)
                 if plan not in known:
                     break
             else:
@@ -237,6 +244,9 @@ class Allocate:
                 return
             known.add(plan)
             self._planned.append(Draft(self._first + len(self._planned), plan, weights))
+
+    def _drawn(self, weights: Weights, *, rough: bool = False) -> Plan:
+        return self._weighted.plan(self._losses, weights, self._budget(0), rough=rough)
 
     def _plan_finals(self, number: int) -> None:
         """Finalists, and points with the best one's weights, numbered from `number`."""

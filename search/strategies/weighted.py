@@ -10,7 +10,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from search.allocation import Allocator
+from search.allocation import BOXES, Allocator
 from search.cost import Budget, CostModel
 from search.space import Plan
 from search.strategies.base import Problem
@@ -44,11 +44,20 @@ class Weighted:
         self._coupled = _coupled(problem)
         self._allocators: dict[tuple[tuple[str, int], ...], Allocator] = {}
 
-    def plan(self, losses: Mapping[int, Losses | None], weights: Weights, budget: Budget) -> Plan:
+    def plan(
+        self,
+        losses: Mapping[int, Losses | None],
+        weights: Weights,
+        budget: Budget,
+        *,
+        rough: bool = False,
+    ) -> Plan:
         """The plan of the least weighted loss within a budget.
 
         Args:
             losses: by group, `(channels,)` of keeping 1, 2, ...; `None` where it is not known.
+            rough: without the search of its neighbourhood that makes sure: mostly the same plan,
+                in a tenth of the time.
         """
         key = tuple(sorted(budget.limits.items()))
         if key not in self._allocators:
@@ -62,7 +71,7 @@ class Weighted:
                 factors, _completed(self._problem, losses), self._problem.choices, strict=True
             )
         ]
-        return self._allocators[key].solve(weighted).plan
+        return self._allocators[key].solve(weighted, boxes=1 if rough else BOXES).plan
 
 
 def _completed(problem: Problem, losses: Mapping[int, Losses | None]) -> list[Losses]:

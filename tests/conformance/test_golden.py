@@ -20,7 +20,7 @@ GOLDEN: dict[str, tuple[Plan, int]] = {  # the winner, and how many trials it to
     "optuna-cmaes": ((27, 21, 28, 11, 29, 14), 10),
     "optuna-nsga2": ((23, 22, 22, 22, 22, 23), 11),
     "optuna-random": ((32, 19, 32, 6, 17, 32), 2),
-    "allocate": ((32, 10, 32, 25, 32, 32), 14),
+    "allocate": ((32, 10, 32, 25, 32, 32), 15),
     "allocate-once": ((32, 10, 32, 25, 32, 32), 8),
     "amc": ((29, 19, 29, 15, 16, 25), 5),
     "amc-guaranteed": ((20, 24, 24, 8, 7, 13), 3),

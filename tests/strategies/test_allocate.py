@@ -56,6 +56,19 @@ def test_known_levels_lead_to_the_same_plans() -> None:
     assert first.best_plan == second.best_plan
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_all_drafts_are_made_where_widths_are_coarse(seed: int) -> None:
+    """The plans near the best are soon all known, and the search looks further away."""
+    full = (16, 16, 16, 32, 32, 32, 64, 64, 64)
+    cost = Chain(full, (3, 10), (256,) * 3 + (64,) * 3 + (16,) * 3 + (1,))
+    choices = tuple(tuple(range(w // 4, w + 1, w // 4)) for w in full)
+    score = logarithmic([1.0 + (i * 7 % 5) / 4 for i in range(len(full))])
+    budget = Budget({"macs": cost.of(full)["macs"] // 2})
+    problem = Toy(Problem(cost, budget, choices, seed, score(full)), score)
+    drafts = plans(play(AllocateSpec(trials=24), problem), power=0)
+    assert len(set(drafts)) == len(drafts) == 24
+
+
 def test_drafts_and_finalists_are_within_the_budget() -> None:
     problem = toy(macs=0.4, params=0.5)
     history = play(SPEC, problem)
