@@ -227,7 +227,7 @@ def test_tokens_of_int32_stay_int32_in_the_result(files: FolderFiles) -> None:
 
 
 @pytest.mark.parametrize("selection", ["accuracy", "ratio"])
-@pytest.mark.parametrize("budget", ["100%", 10**15, 10**30])
+@pytest.mark.parametrize("budget", ["100%", 10**15, 2**63 - 1])
 def test_a_budget_that_holds_already_keeps_everything(
     files: FolderFiles, selection: Any, budget: Any
 ) -> None:
@@ -262,7 +262,7 @@ def test_batches_of_one_are_refused_since_batch_norm_cannot_train_on_them(spec: 
 
 
 def test_trials_that_diverge_end_the_search_in_words(files: FolderFiles) -> None:
-    evaluation = EvaluationSpec(calibration=20, holdout=20, tuning_rate=1e30)
+    evaluation = EvaluationSpec(calibration=20, holdout=20, tuning_rate=1e6)
     given = job("wine", files, NETADAPT, evaluation=evaluation)
     with pytest.raises(engine.SearchFailed, match=r"evaluation\.tuning_rate"):
         engine.find_winner(given, engine.prepare(given, files), files)
