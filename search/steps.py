@@ -332,6 +332,7 @@ def finalize(
         history=tuner.history,
         levels=prepared.levels,
         warnings=prepared.warnings,
+        staircase=prepared.staircase,
     )
     with tempfile.TemporaryDirectory() as folder:
         written = write_results(

@@ -15,13 +15,15 @@ from itertools import pairwise
 MULTIPLES = (1, 2, 4, 8, 16)
 """Of channels, that are told apart."""
 
-SHARE = 0.25
+SHARE = 0.4
 """A wider width is hardly slower if each of its further channels takes less than this share of what
-a channel takes on average, from the narrowest width measured to the full one; `NOISE` aside."""
+a channel takes on average at the full width, or than `NOISE`. ResNet-20 at half the MACs, `allocate`,
+seed 0, in onnxruntime with blocks of 16: 0.25 0.76 of the time, 86.3 % right; 0.4 0.70, 86.9 %;
+0.5 0.70, 85.6 %; all widths 0.84, 86.6 %."""
 
-FLAT = 0.1
-"""Share of the full width's time that the narrowest must save for this average to mean anything;
-below it, a width is given up only for a wider one that is faster."""
+FLAT = 0.05
+"""Share of the full width's time that the narrowest must save for a width to matter at all; below
+it, a width is given up only for a wider one that is faster."""
 
 NOISE = 0.03
 """Share by which two measured times of equal kernels differ at most, but for bad luck."""
@@ -84,13 +86,13 @@ def _poor(channels: int, times: Times, *, strict: bool) -> set[int]:
     slopes: list[float | None] = []
     for least, most in zip(times[narrowest], times[channels], strict=True):
         flat = strict or most - least < FLAT * most
-        slopes.append(None if flat else SHARE * (most - least) / (channels - narrowest))
+        slopes.append(None if flat else SHARE * most / channels)
 
     def gives_way(width: int, wider: int) -> bool:
         return all(
             after < (1 - NOISE) * before
             if slope is None
-            else after - before <= slope * (wider - width) + NOISE * before
+            else after - before <= max(slope * (wider - width), NOISE * before)
             for before, after, slope in zip(times[width], times[wider], slopes, strict=True)
         )
 

@@ -10,7 +10,7 @@ from torch.fx import GraphModule
 
 from search.cost import Choices, without_choice
 from search.evaluation.evaluator import Evaluator
-from search.records import JobWarning, Trial
+from search.records import JobWarning, Staircase, Trial
 from search.space import Exclusion, Kept, Plan, SearchSpace
 from search.spec import JobSpec
 
@@ -46,6 +46,7 @@ class Result:
         history: of the fine-tuning, one entry an epoch, the untuned start as epoch 0.
         levels: what each group loses at each width, where an earlier job has measured it.
         warnings: what looked wrong when the job was prepared.
+        staircase: the times that the choices follow from; `None` with a number as rounding.
     """
 
     evaluator: Evaluator
@@ -61,6 +62,7 @@ class Result:
     history: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
     levels: Sequence[Sequence[float]] | None = None
     warnings: Sequence[JobWarning] = ()
+    staircase: Staircase | None = None
 
     @property
     def spec(self) -> JobSpec:

@@ -24,6 +24,7 @@ from search.export.result import Result
 from search.export.sensitivity import has_curves, sensitivity_facts, sensitivity_svg
 from search.export.timings import little_saved
 from search.export.verify import VerificationFailed, verify
+from search.export.widths import widths_facts
 from search.records import JobWarning
 
 SCHEMA_VERSION = 2
@@ -135,7 +136,8 @@ def write_results(
     warnings = little_saved(measured["timings"][0], result.space.full, result.plan)
     result = replace(result, warnings=(*result.warnings, *warnings))
     summary = _summary(result, measured)
-    _json(folder / "plan.json", plan_facts(result.space, result.kept, result.without_choice))
+    facts = plan_facts(result.space, result.kept, result.without_choice) | widths_facts(result)
+    _json(folder / "plan.json", facts)
     _json(folder / "trials.json", _trials(result))
     metrics = _metrics(result, final, measured)
     _json(folder / "metrics.json", metrics | summary)

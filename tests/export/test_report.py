@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 
+from espalier.targets import Device, Target
+from search.cost.staircase import Stair
 from search.export.plot import Landscape, Point, landscape
 from search.export.report import report
+from search.export.widths import widths_text
 from search.export.words import change_text, cost_text, points_text, seconds_text
-from search.records import JobWarning
+from search.records import JobWarning, Staircase
 from search.space import Exclusion
 from search.spec import RoundingSpec
 from tests.export.finished import changed, finished, written
@@ -107,6 +110,45 @@ def test_warnings_come_before_the_figures() -> None:
     page = Page(report(warned, metrics()))
     assert page.text.index("Warnings") < page.text.index(f"first {EVIL}")
     assert page.text.index("second") < page.text.index("Test accuracy")
+
+
+def test_widths_of_a_number_say_what_it_cost() -> None:
+    found = {**metrics(), "timings": [{**metrics()["timings"][0], "macs_ratio": 0.5, "ratio": 0.9}]}
+    text = Page(report(finished(), found)).text
+    assert "50 % of the MACs and takes 90 % of the time: 40 points" in text
+    fast = {**found, "timings": [{**found["timings"][0], "ratio": 0.45}]}
+    text = Page(report(finished(), fast)).text
+    assert "All widths were allowed" in text
+    assert "not saved in time" not in text
+
+
+def test_widths_that_run_fast_are_shown_with_their_times() -> None:
+    result = finished()
+    first, second = result.space.groups
+    stair = Stair(first.name, (4, 8, first.channels), ((1.0, 1.0), (3.0, 2.0), (4.0, 3.0)))
+    target = Target("onnxruntime", "9.9", Device("host", "cpu", f"chip {EVIL}", "0"))
+    staircase = Staircase(target, {"a": 1.0, "b": 1.0}, 1, (stair,), (first.name,), (second.name,))
+    page = Page(report(changed(staircase=staircase, choices=((4, 8, 12),) * 2), metrics()))
+    assert f"onnxruntime 9.9, 1 thread, batch 1, on chip {EVIL}" in page.text
+    assert "4, 8, 12" in page.text
+    assert "75 %" in page.text if 4 < result.plan[0] <= 8 else "25 %" in page.text
+    assert "fewer ran no faster" in page.text
+    assert "needed by the budget" in page.text
+    assert "1 chains of layers were timed for this job, 1 were known" in page.text
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ((3,), "3"),
+        ((1, 2, 16), "1, 2, 16"),
+        (tuple(range(16, 513, 16)), "16 to 512 in steps of 16"),
+        ((*range(1, 9), 16), "1 to 8, 16"),
+        ((*range(4, 17, 4), 32, 48, 64), "4 to 16 in steps of 4, 32 to 64 in steps of 16"),
+    ],
+)
+def test_widths_in_words(options: tuple[int, ...], text: str) -> None:
+    assert widths_text(options) == text
 
 
 def test_groups_that_the_rounding_left_no_choice_are_named() -> None:

@@ -55,7 +55,9 @@ def test_the_package_is_the_network_that_was_in_memory() -> None:
 def test_the_plan_says_what_stayed_where() -> None:
     result = finished()
     facts = read("plan.json")
-    assert facts == plan_facts(result.space, result.kept, ())
+    assert facts == plan_facts(result.space, result.kept, ()) | {
+        "choices": [list(options) for options in result.choices]
+    }
     original = digits().network.state_dict()
     # Taking the indices of the file from the original gives the shapes of the pruned network.
     pruned = load(path_of("network.espalier")).state_dict()
