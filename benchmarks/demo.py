@@ -44,10 +44,10 @@ JOB = {
 }
 
 
-def prepare_digits(folder: Path) -> tuple[Path, Path, dict[str, NDArray[Any]]]:
+def prepare_digits(folder: Path, width: int = 16) -> tuple[Path, Path, dict[str, NDArray[Any]]]:
     """Train the network; return its package, the data's file, and the data."""
     digits = save_digits(folder / "digits.npz")
-    network = train(digits["train_images"], digits["train_labels"])
+    network = train(digits["train_images"], digits["train_labels"], width=width)
     package = espalier.pack(
         network,
         torch.zeros(1, 1, 8, 8),
@@ -164,7 +164,7 @@ def main() -> None:
     torch.set_num_threads(1)
 
     console.print("Training a small residual network on scikit-learn's digits ...")
-    package, data, digits = prepare_digits(ROOT)
+    package, data, digits = prepare_digits(ROOT, width=32)
 
     with running(ROOT / "service", workers=2) as service, espalier.Client(service.url) as client:
         uploaded = client.upload_network(package)

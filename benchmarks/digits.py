@@ -21,17 +21,21 @@ TEST_EXAMPLES = 397
 
 
 class DigitsResNet(nn.Module):
-    """A residual network of 8 layers for `(n, 1, 8, 8)` images of ten classes."""
+    """A residual network of 8 layers for `(n, 1, 8, 8)` images of ten classes.
 
-    def __init__(self) -> None:
+    Args:
+        width: channels of the first layers.
+    """
+
+    def __init__(self, width: int = 16) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()
+            nn.Conv2d(1, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
         )
-        self.layer1 = BasicBlock(16, 16, 1, "b")
-        self.layer2 = BasicBlock(16, 32, 2, "b")
-        self.layer3 = BasicBlock(32, 64, 2, "b")
-        self.classifier = nn.Linear(64, 10)
+        self.layer1 = BasicBlock(width, width, 1, "b")
+        self.layer2 = BasicBlock(width, 2 * width, 2, "b")
+        self.layer3 = BasicBlock(2 * width, 4 * width, 2, "b")
+        self.classifier = nn.Linear(4 * width, 10)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(n, 1, 8, 8)` to `(n, 10)` logits."""
@@ -57,12 +61,17 @@ def save_digits(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def train(
-    images: NDArray[np.uint8], labels: NDArray[np.int64], *, epochs: int = 25, seed: int = 0
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    *,
+    epochs: int = 25,
+    seed: int = 0,
+    width: int = 16,
 ) -> DigitsResNet:
     """Train on `(n, 8, 8)` images with SGD on a one-cycle schedule; the result is in eval mode."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    network = DigitsResNet()
+    network = DigitsResNet(width)
     inputs = torch.from_numpy(images).float().unsqueeze(1) / 255
     targets = torch.from_numpy(labels)
     optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9, weight_decay=5e-4)
