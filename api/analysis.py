@@ -30,7 +30,7 @@ from search.evaluation.errors import DatasetMismatch
 from search.evaluation.fit import check_augment, check_fits, check_metric
 from search.evaluation.splits import sizes
 from search.graph import space_of
-from search.space import SearchSpace
+from search.space import Choices, SearchSpace
 from search.spec import JobSpec
 
 
@@ -114,13 +114,18 @@ def readable(store: BlobStore, digest: str) -> Iterator[Path]:
 
 
 def check_job(
-    spec: JobSpec, analysis: Analysis, classes: Sequence[str], dataset: Mapping[str, Any]
+    spec: JobSpec,
+    analysis: Analysis,
+    classes: Sequence[str],
+    dataset: Mapping[str, Any],
+    fast: Choices | None = None,
 ) -> ValidationView:
     """See that a job can be done, as far as that can be known before it runs.
 
     Args:
         classes: names of the network's, if it has any.
         dataset: what was found in the dataset, see `search.evaluation.data.Description`.
+        fast: the widths that run fast on the target, where they are known.
     Raises:
         UnreachableBudget: no allowed plan is within the budget.
         DatasetError: the dataset does not fit the network or the splits asked for.
@@ -140,7 +145,8 @@ def check_job(
         spec.evaluation,
         calibrates=spec.calibrates,
     )
-    choices = choices_of(analysis.space, spec.rounding, spec.version)
+    choices = fast or choices_of(analysis.space, spec.rounding, spec.version)
+    follows = spec.rounding.multiple == "auto" and fast is None
     budget = Budget.resolve(spec.budget, analysis.cost.full)
     check_reachable(analysis.cost, budget, choices)
     least = smallest_cost(analysis.cost, choices)
@@ -151,7 +157,7 @@ def check_job(
             for name, limit in budget.limits.items()
         },
         groups=len(analysis.space.groups),
-        widths_follow=spec.rounding.multiple == "auto",
+        widths=None if follows else choices,
         without_choice=tuple(
             ExcludedView(name=item.name, channels=item.channels, reason=item.reason)
             for item in without_choice(analysis.space, choices, spec.rounding, spec.version)

@@ -164,7 +164,8 @@ class ValidationView(View):
     without_choice: tuple[ExcludedView, ...] = Field(
         description="the groups among them that the rounding leaves nothing but their full width"
     )
-    widths_follow: bool = Field(
-        description="rounding.multiple is auto, and the widths that groups may keep are found when "
-        "the job is prepared: then `smallest` is of the narrowest of all"
+    widths: tuple[tuple[int, ...], ...] | None = Field(
+        description="that each group may keep, in the network's order; null where "
+        "rounding.multiple is auto and they are found when the job is prepared: then `smallest` is "
+        "of the narrowest of all"
     )

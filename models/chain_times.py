@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -13,14 +13,24 @@ from models.upserts import insert_into
 _AT_ONCE = 100  # rows of a statement: SQLite binds so many values
 
 
-def known_times(session: Session, target: str) -> dict[str, float]:
-    """Seconds of all chains that were measured on a target, by chain.
+def known_times(
+    session: Session, target: str, chains: Collection[str] | None = None
+) -> dict[str, float]:
+    """Seconds of chains that were measured on a target, by chain.
 
     Args:
         target: the target's key.
+        chains: those that are asked for; all if `None`.
     """
     query = select(ChainTime.chain, ChainTime.seconds).where(ChainTime.target == target)
-    return {row.chain: row.seconds for row in session.execute(query)}
+    if chains is None:
+        return {row.chain: row.seconds for row in session.execute(query)}
+    found: dict[str, float] = {}
+    wanted = sorted(chains)
+    for start in range(0, len(wanted), _AT_ONCE):
+        some = query.where(ChainTime.chain.in_(wanted[start : start + _AT_ONCE]))
+        found |= {row.chain: row.seconds for row in session.execute(some)}
+    return found
 
 
 def keep_times(session: Session, target: str, seconds: Mapping[str, float]) -> None:

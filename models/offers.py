@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -54,6 +54,20 @@ def target_of(spec: Mapping[str, Any]) -> str | None:
         return None
     runtime, device = target["runtime"], target["device"]
     return str(runtime if device is None else f"{runtime}@{device}")
+
+
+def last_offer(session: Session, asked: str) -> Offer | None:
+    """Who was the last to offer what work asks for; `None` if nobody ever did."""
+    query = (
+        select(Target)
+        .where(Target.id == asked if "@" in asked else Target.runtime == asked)
+        .order_by(Target.seen_at.desc(), Target.id)
+        .limit(1)
+    )
+    row = session.scalars(query).first()
+    if row is None:
+        return None
+    return Offer(cast(RuntimeName, row.runtime), row.version, Device.from_json(row.device))
 
 
 def claims(offers: Collection[Offer]) -> frozenset[str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 from espalier.runtimes.here import target_here
 from search.context import Problem
-from search.cost.chain_times import can_measure, completed
+from search.cost.chain_times import ChainRefused, can_measure, completed
 from search.records import JobWarning, Staircase
 from search.space import Choices
 from search.spec import JobSpec
@@ -32,8 +33,9 @@ def fast_widths(
     probe = problem.probe
     seconds, measured = None, 0
     if can_measure(target):
-        seconds = completed(probe.chains, target, known)
-        measured = len(seconds.keys() - known.keys())
+        with suppress(ChainRefused):  # a job does not end for what would only make it faster
+            seconds = completed(probe.chains, target, known)
+            measured = len(seconds.keys() - known.keys())
     found = probe.decide(seconds, problem.cost, problem.budget(spec), spec.rounding.minimum)
     return found.choices, Staircase(
         target, seconds or {}, measured, found.stairs, found.finer, found.needed

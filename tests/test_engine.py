@@ -317,6 +317,20 @@ def test_fast_widths_are_found_once_and_the_next_job_decides_alike(
     assert third.smallest["macs"] <= limit
 
 
+def test_layers_that_a_runtime_refuses_end_no_job(
+    materials: Materials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any) -> None:
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(chain_times, "interleaved", refused)
+    job = materials.job(UniformSpec(), rounding=RoundingSpec(multiple="auto"))
+    prepared = engine.prepare(job, materials.files)
+    assert prepared.choices is not None
+    assert all(width % 8 == 0 for options in prepared.choices for width in options)
+    assert [warning.code for warning in prepared.warnings] == ["widths.unmeasured"]
+
+
 def test_loss_curves_are_taken_over_by_the_widths_that_they_were_measured_under(
     materials: Materials,
 ) -> None:

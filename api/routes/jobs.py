@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from api.analysis import Analysis, check_job, readable
 from api.dependencies import Cursor, Limit, Service, Services
 from api.headers import etag, matches
+from api.kept_widths import kept_widths
 from api.problems import FieldProblem, Problem, refused, responses
 from api.replies import reply
 from api.schemas import JobPage, example_spec, job_view, shown
@@ -94,8 +95,14 @@ def _checked(service: Service, spec: JobSpec) -> ValidationView:
         except NotFound as error:
             raise refused(error, "target.device") from error
     analysis = _analysis(service, network.digest)
+    choices = None
+    if spec.rounding.multiple == "auto":
+        with service.database.transaction(write=False) as session:
+            choices = kept_widths(session, spec, analysis)
     try:
-        return check_job(spec, analysis, network.description["classes"], dataset.description)
+        return check_job(
+            spec, analysis, network.description["classes"], dataset.description, choices
+        )
     except UnreachableBudget as error:
         raise _unreachable(spec, analysis.cost.full, error) from error
     except DatasetError as error:

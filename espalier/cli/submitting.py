@@ -131,7 +131,7 @@ def show_validation(found: dict[str, Any]) -> None:
     out.print(limits)
     if found["without_choice"]:
         out.print(reasons("has one width only", found["without_choice"]))
-    if found["widths_follow"]:
+    if found["widths"] is None:
         out.print("which widths run fast on the target is found when the job is prepared")
     strategy, groups = found["spec"]["strategy"]["name"], found["groups"]
     out.print(f"the job can be done: {strategy} on {groups} channel groups; nothing was started")

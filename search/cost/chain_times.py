@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 
-from espalier.runtimes import RUNTIMES
+from espalier.format.errors import EspalierError
+from espalier.runtimes import RUNTIMES, RuntimeMissing
 from espalier.targets import Target
 from espalier.timing import interleaved
 from search.cost.chain_files import input_of, write_chain
@@ -36,6 +37,7 @@ def completed(
 
     Raises:
         RuntimeMissing: something is to be measured, and the target's runtime is not here.
+        ChainRefused: the runtime does not take one of them.
     """
     found = {name: known[name] for name in chains if name in known}
     again = list(found)[:: max(1, -(-len(found) // _AGAIN))]
@@ -47,11 +49,18 @@ def completed(
     return {name: found.get(name, scale * new.get(name, 0.0)) for name in chains}
 
 
+class ChainRefused(EspalierError):
+    """Layers of a network that the target's runtime does not take one by one."""
+
+    code = "runtime.chain"
+
+
 def measure(chains: Mapping[str, Chain], target: Target) -> dict[str, float]:
     """Seconds of one pass over the target's batch, by chain.
 
     Raises:
         RuntimeMissing: the target's runtime or device is not here.
+        ChainRefused: the runtime does not take one of them.
     """
     runtime, names = RUNTIMES[target.runtime], list(chains)
     found: dict[str, float] = {}
@@ -59,14 +68,20 @@ def measure(chains: Mapping[str, Chain], target: Target) -> dict[str, float]:
         path = Path(folder) / "chain.onnx"
         for start in range(0, len(names), _TOGETHER):
             together = names[start : start + _TOGETHER]
-            runnables = [
-                runtime.prepare(
-                    write_chain(chains[name], path),
-                    input_of(chains[name], target.batch),
-                    threads=target.threads,
-                    kind=target.device.kind,
-                )
-                for name in together
-            ]
-            found |= zip(together, interleaved(runnables, rounds=_ROUNDS), strict=True)
+            try:
+                runnables = [
+                    runtime.prepare(
+                        write_chain(chains[name], path),
+                        input_of(chains[name], target.batch),
+                        threads=target.threads,
+                        kind=target.device.kind,
+                    )
+                    for name in together
+                ]
+                seconds = interleaved(runnables, rounds=_ROUNDS)
+            except RuntimeMissing:
+                raise
+            except Exception as error:  # runtimes raise what they like
+                raise ChainRefused(f"{target.runtime} does not run {together}: {error}") from error
+            found |= zip(together, seconds, strict=True)
     return found

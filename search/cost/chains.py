@@ -6,8 +6,8 @@ reads it, with the depthwise convolutions between them:
 
     reads n channels -> [ producer ] -> w -> [ depthwise ] -> w -> [ reader ] -> m channels
 
-Layers whose tensors pass through something that changes the positions (pooling before a classifier,
-say) stand alone.
+Layers whose tensors pass through something that changes the positions or the channels (pooling
+before a classifier, a concatenation) stand alone.
 """
 
 from __future__ import annotations
@@ -149,29 +149,30 @@ class Network:
         return self._channels(name, name)
 
     def _channels(self, layer: str, tensor: str) -> Affine:
-        linear = self._space.graph.kind_of(self._nodes[layer]) == "Linear"
-        return self._space.node_shapes[tensor][-1 if linear else 1].size
+        return self._space.node_shapes[tensor][-1 if self._linear(layer) else 1].size
 
     def _positions(self, layer: str, tensor: str) -> tuple[Affine, ...]:
         extents = self._space.node_shapes[tensor]
-        linear = self._space.graph.kind_of(self._nodes[layer]) == "Linear"
-        return tuple(each.size for each in (extents[1:-1] if linear else extents[2:]))
+        return tuple(each.size for each in (extents[1:-1] if self._linear(layer) else extents[2:]))
+
+    def _linear(self, layer: str) -> bool:
+        return self._space.graph.kind_of(self._nodes[layer]) == "Linear"
 
     def _depthwise(self, name: str) -> bool:
         layer = self._layer(name, self._space.full)
         return 1 < layer.groups == layer.inputs
 
     def _before(self, name: str) -> str | None:
-        """The layer whose tensor reaches this one with its positions unchanged."""
+        """The layer whose tensor reaches this one, its channels and its positions unchanged."""
         found = self._nodes[self._nodes[name].inputs[0]]
         while found.name not in self._layers:
             if not found.inputs:
                 return None
             found = self._nodes[found.inputs[0]]
-        same = self._positions(found.name, found.name) == self._positions(
-            name, self._nodes[name].inputs[0]
-        )
-        return found.name if same else None
+        read = self._nodes[name].inputs[0]
+        same = self._linear(found.name) == self._linear(name)  # else channels change their place
+        same = same and self._positions(found.name, found.name) == self._positions(name, read)
+        return found.name if same and self._made(found.name) == self._read(name) else None
 
     def _sites(self) -> Iterator[Site]:
         followed: set[str] = set()

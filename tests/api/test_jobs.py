@@ -11,14 +11,22 @@ import httpx
 import pytest
 from sqlalchemy import func, select
 
+from espalier.format.package import read_package
+from espalier.targets import processor
+from models.chain_times import keep_times
 from models.deletion import delete_job
 from models.job import Job
 from models.jobs import request_cancel
+from models.offers import Offer
+from models.offers import offer as make_offer
 from models.outbox import Outbox
 from models.trial import Trial
+from search.cost.staircase import Probe
+from search.graph import space_of
 from search.records import Inputs
-from tests.api.fixtures import MACS, Running, fail, note, publish
+from tests.api.fixtures import MACS, Files, Running, fail, note, publish
 from tests.api.test_problems import problem
+from tests.cost.test_staircase import blocked
 from worker.steps import shared
 
 Spec = dict[str, Any]
@@ -39,6 +47,27 @@ def count(running: Running) -> int:
 # --- validation -----------------------------------------------------------------------------------
 
 
+def test_widths_that_run_fast_are_answered_where_the_times_are_known(
+    http: httpx.Client, running: Running, files: Files, spec: Spec
+) -> None:
+    """Kernels pad to four channels on the device that is asked for."""
+    offer = Offer("onnxruntime", "1.0", processor())
+    target = {"device": offer.device.id}
+    asked = {**spec, "rounding": {"multiple": "auto"}, "budget": {"macs": "70%"}, "target": target}
+    probe = Probe(space_of(read_package(files.package).graph))
+    seconds = {name: blocked(chain, 4) for name, chain in probe.chains.items()}
+    missing = dict(list(seconds.items())[1:])
+    with running.service.database.transaction() as session:
+        make_offer(session, [offer])
+        keep_times(session, offer.target(threads=1, batch=1).key, missing)
+    assert http.post("/v1/jobs/validate", json=asked).json()["widths"] is None
+    with running.service.database.transaction() as session:
+        keep_times(session, offer.target(threads=1, batch=1).key, seconds)
+    assert http.post("/v1/jobs/validate", json=asked).json()["widths"] == [[4, 8], [4, 8, 12, 16]]
+    batch = {**asked, "target": {**target, "batch": 2}}
+    assert http.post("/v1/jobs/validate", json=batch).json()["widths"] is None
+
+
 def test_a_job_is_validated_without_being_made(
     http: httpx.Client, running: Running, spec: Spec
 ) -> None:
@@ -52,9 +81,9 @@ def test_a_job_is_validated_without_being_made(
     }
     assert found["groups"] == 2
     assert found["without_choice"] == []
-    assert not found["widths_follow"]
+    assert [options[-1] for options in found["widths"]] == [8, 16]
     follows = http.post("/v1/jobs/validate", json={**spec, "rounding": {"multiple": "auto"}}).json()
-    assert follows["widths_follow"]
+    assert follows["widths"] is None
     assert follows["budget"].keys() == found["budget"].keys()
     assert found["spec"]["rounding"] == {"multiple": 1, "minimum": 1}
     assert count(running) == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +15,8 @@ import pytest
 
 from benchmarks.sketch import Sketch
 from espalier.format.ir import Graph
+from espalier.format.lift import pack
+from espalier.format.package import read_package
 from espalier.targets import Target, processor
 from search.cost import Budget, CostModel, chain_times
 from search.cost.chain_files import input_of, write_chain
@@ -22,6 +25,8 @@ from search.cost.chains import Chain, Layer, Network
 from search.cost.staircase import Decision, Probe
 from search.graph import space_of
 from tests.cost.test_rounding import concatenated, doubled_depthwise, grouped, heads, pixels
+from tests.graph.programs import random_graph
+from tests.networks import ZOO
 
 TARGET = Target("onnxruntime", "1.0", processor())
 
@@ -198,3 +203,31 @@ def test_times_of_real_chains_tell_wide_from_narrow() -> None:
     seconds = chain_times.measure(chains, TARGET)
     first, second = seconds.values()
     assert 2 * first < second
+
+
+def _check(graph: Graph, folder: Path) -> int:
+    """Chains fit together at every width, and the widest and narrowest run."""
+    probe = Probe(space_of(graph))
+    chains = list(probe.chains.values())
+    for chain in chains:
+        for before, after in itertools.pairwise(chain.layers):
+            assert before.outputs == after.inputs
+        for layer in chain.layers:
+            assert layer.inputs % layer.groups == layer.outputs % layer.groups == 0
+    for chain in (*chains[:1], *chains[-1:]):
+        session = onnxruntime.InferenceSession(write_chain(chain, folder / "chain.onnx"))
+        (found,) = session.run(None, {"input": input_of(chain, 2)})
+        assert np.isfinite(found).all()
+    return len(chains)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_chains_of_real_networks_fit_together(name: str, tmp_path: Path) -> None:
+    network, example = ZOO[name]()
+    path = pack(network.eval(), example, tmp_path / "n.espalier")
+    _check(read_package(path).graph, tmp_path)
+
+
+def test_chains_of_random_networks_fit_together(tmp_path: Path) -> None:
+    found = (_check(random_graph(seed, steps=4 + seed % 20), tmp_path) for seed in range(40))
+    assert sum(count > 0 for count in found) > 20
