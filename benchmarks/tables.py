@@ -75,6 +75,26 @@ def _time(record: dict[str, Any]) -> str:
     return f"{ratio} % ({low} to {high}) in {timing['runtime']}, batch {timing['batch']}"
 
 
+def timing() -> str:
+    """How far repeated measurements of one pair are apart while both cores are busy."""
+    records = _load("timing.json")
+    head = ["runtime, batch, channels in multiples of", "share of the time", "apart", "unreliable"]
+    head += ["by hand, apart", "seconds each"]
+    rows = [
+        [
+            f"{pair['runtime']} {pair['version']}, {pair['batch']}, {pair['multiple']}",
+            f"{min(pair['ratios']):.3f} to {max(pair['ratios']):.3f}",
+            f"{100 * pair['apart']:.1f} %",
+            f"{pair['unreliable']} of {len(pair['ratios'])}",
+            f"{100 * pair['by_hand_apart']:.0f} %",
+            f"{pair['seconds']:.0f}",
+        ]
+        for record in records
+        for pair in record["pairs"]
+    ]
+    return _table(head, rows) + "\n\n" + _commands(records)
+
+
 def soundness() -> str:
     """How many convolutions were wrong, through our forms and plain torch's, and what ours cost."""
     records = _load("soundness.json")
@@ -332,6 +352,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "curve": curve,
     "finetune": finetune,
     "reconstruct": reconstruct,
+    "timing": timing,
     "soundness": soundness,
     "outside": outside,
     "kills": kills,
