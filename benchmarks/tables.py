@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,39 @@ def timing() -> str:
         for record in records
         for pair in record["pairs"]
     ]
+    return _table(head, rows) + "\n\n" + _commands(records)
+
+
+def widths() -> str:
+    """What the widths that a target likes bring, beside multiples of 1 and 8, at half the MACs."""
+    records = [
+        json.loads(line)
+        for path in sorted((RESULTS / "widths").glob("*.jsonl"))
+        for line in path.read_text().splitlines()
+    ]
+    alike: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for record in records:
+        key = tuple(str(record[name]) for name in ("network", "strategy", "multiple"))
+        alike.setdefault(key, []).append(record)
+    rows = []
+    for key, found in alike.items():
+        times = zip(*([t["ratio"] for t in record["timings"]] for record in found), strict=True)
+        accuracy = {
+            name: statistics.mean(record["test"][name]["top1"] for record in found)
+            for name in ("pruned", "original")
+        }
+        rows.append(
+            [
+                ", ".join(key),
+                str(len(found)),
+                f"{100 * statistics.mean(record['macs'] for record in found):.1f} %",
+                *(f"{statistics.mean(ratios):.2f}" for ratios in times),
+                _percent(accuracy["pruned"]),
+                _percent(accuracy["original"]),
+            ]
+        )
+    head = ["network, strategy, multiple", "seeds", "MACs"]
+    head += ["onnxruntime, 1", "32", "OpenVINO, 1", "32", "test, no FT", "original"]
     return _table(head, rows) + "\n\n" + _commands(records)
 
 
@@ -353,6 +387,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "finetune": finetune,
     "reconstruct": reconstruct,
     "timing": timing,
+    "widths": widths,
     "soundness": soundness,
     "outside": outside,
     "kills": kills,

@@ -55,7 +55,9 @@ def timings(
     return found
 
 
-def little_saved(timing: Mapping[str, Any], full: Plan, plan: Plan) -> tuple[JobWarning, ...]:
+def little_saved(
+    timing: Mapping[str, Any], full: Plan, plan: Plan, *, fitted: bool
+) -> tuple[JobWarning, ...]:
     """A warning where less than half of the saving in MACs is saved in time.
 
     Of an unreliable figure the end of its interval counts that speaks against a warning.
@@ -63,6 +65,7 @@ def little_saved(timing: Mapping[str, Any], full: Plan, plan: Plan) -> tuple[Job
     Args:
         timing: one of `timings`, with `macs_ratio`.
         full, plan: widths of the groups in the original and in the pruned network.
+        fitted: whether the widths were chosen by what runs fast on the target.
     """
     macs, ratio = timing["macs_ratio"], timing["ratio"]
     least = timing["low"] if timing["unreliable"] else ratio
@@ -71,14 +74,14 @@ def little_saved(timing: Mapping[str, Any], full: Plan, plan: Plan) -> tuple[Job
     odd = sum(
         width % _BLOCK != 0 and whole % _BLOCK == 0 for width, whole in zip(plan, full, strict=True)
     )
-    if odd >= _ODD * len(plan):
+    if not fitted and odd >= _ODD * len(plan):
         why = (
             f"{odd} of {len(plan)} groups keep a number of channels that is no multiple of "
             f"{_BLOCK}, with which kernels compute as long as with the next one, or longer"
         )
         way_out = (
-            f"set rounding.multiple to {_BLOCK} or auto, if need be with a smaller budget, or time "
-            "it in another runtime"
+            f"set rounding.multiple to auto or {_BLOCK}, if need be with a smaller budget, or name "
+            "another target"
         )
     else:
         why = (

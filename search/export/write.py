@@ -133,7 +133,9 @@ def write_results(
     progress("verify", 0.4)
     measured = _verified(result, package, onnx, inputs, logits, original=original, dataset=dataset)
     progress("report", 0.9)
-    warnings = little_saved(measured["timings"][0], result.space.full, result.plan)
+    fitted = result.staircase is not None and bool(result.staircase.seconds)
+    timing, full = measured["timings"][0], result.space.full
+    warnings = little_saved(timing, full, result.plan, fitted=fitted)
     result = replace(result, warnings=(*result.warnings, *warnings))
     summary = _summary(result, measured)
     facts = plan_facts(result.space, result.kept, result.without_choice) | widths_facts(result)

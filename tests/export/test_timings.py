@@ -95,27 +95,30 @@ def test_a_device_that_is_not_here_is_refused() -> None:
 def test_what_saves_less_than_half_of_its_macs_in_time_is_warned_of(
     changes: dict[str, Any], warned: bool
 ) -> None:
-    found = little_saved(TIMING | changes, (16, 32, 64), (9, 16, 33))
+    found = little_saved(TIMING | changes, (16, 32, 64), (9, 16, 33), fitted=False)
     assert bool(found) is warned
 
 
 def test_the_warning_names_the_cause_and_the_way_out() -> None:
-    (odd,) = little_saved(TIMING, (16, 32, 64), (9, 16, 33))
+    (odd,) = little_saved(TIMING, (16, 32, 64), (9, 16, 33), fitted=False)
     assert odd.code == "latency.little_saved"
     for words in (
         "50.0 % of the MACs take 98.0 % of the original's time in onnxruntime 1.31.1, 1 thread, "
         "batch 1 (97.0 to 99.0 %, 99% confidence)",
         "2 of 3 groups keep a number of channels that is no multiple of 8",
-        "set rounding.multiple to 8 or auto",
+        "set rounding.multiple to auto or 8",
     ):
         assert words in odd.message
     for plan in ((8, 16, 32), (8, 24, 48)):
-        (even,) = little_saved(TIMING, (16, 32, 64), plan)
+        (even,) = little_saved(TIMING, (16, 32, 64), plan, fitted=False)
         assert "wait for memory" in even.message
         assert "lower the budget" in even.message
     # Widths that were odd before are no cause.
-    (before,) = little_saved(TIMING, (10, 20, 30), (9, 16, 33))
+    (before,) = little_saved(TIMING, (10, 20, 30), (9, 16, 33), fitted=False)
     assert "wait for memory" in before.message
+    # Nor are those that were found to run fast on the target.
+    (chosen,) = little_saved(TIMING, (16, 32, 64), (9, 16, 33), fitted=True)
+    assert "rounding.multiple" not in chosen.message
 
 
 def test_the_report_names_runtime_threads_batch_interval_and_macs() -> None:
