@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from api.views import LimitView, ValidationView
+from api.views import GroupWidthsView, LimitView, ValidationView, WidthsView
 from espalier.format.classes import check_classes
 from espalier.format.errors import FormatError
 from espalier.format.ir import Graph
@@ -113,12 +113,20 @@ def readable(store: BlobStore, digest: str) -> Iterator[Path]:
         yield path
 
 
+def widths_of(space: SearchSpace, choices: Choices) -> tuple[GroupWidthsView, ...]:
+    """What each group may keep, by name."""
+    return tuple(
+        GroupWidthsView(name=group.name, channels=group.channels, widths=widths)
+        for group, widths in zip(space.groups, choices, strict=True)
+    )
+
+
 def check_job(
     spec: JobSpec,
     analysis: Analysis,
     classes: Sequence[str],
     dataset: Mapping[str, Any],
-    fast: Choices | None = None,
+    fast: WidthsView | None = None,
 ) -> ValidationView:
     """See that a job can be done, as far as that can be known before it runs.
 
@@ -145,8 +153,10 @@ def check_job(
         spec.evaluation,
         calibrates=spec.calibrates,
     )
-    choices = fast or choices_of(analysis.space, spec.rounding, spec.version)
-    follows = spec.rounding.multiple == "auto" and fast is None
+    # Where widths shall be fast these are all: a budget that asks for the narrowest gets them.
+    choices = choices_of(analysis.space, spec.rounding, spec.version)
+    if spec.rounding.multiple != "auto":
+        fast = WidthsView(target=None, groups=widths_of(analysis.space, choices))
     budget = Budget.resolve(spec.budget, analysis.cost.full)
     check_reachable(analysis.cost, budget, choices)
     least = smallest_cost(analysis.cost, choices)
@@ -157,7 +167,7 @@ def check_job(
             for name, limit in budget.limits.items()
         },
         groups=len(analysis.space.groups),
-        widths=None if follows else choices,
+        widths=fast,
         without_choice=tuple(
             ExcludedView(name=item.name, channels=item.channels, reason=item.reason)
             for item in without_choice(analysis.space, choices, spec.rounding, spec.version)

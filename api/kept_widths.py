@@ -4,28 +4,36 @@ from __future__ import annotations
 
 from sqlalchemy.orm import Session
 
-from api.analysis import Analysis
+from api.analysis import Analysis, widths_of
+from api.views import WidthsView
 from models.chain_times import known_times
-from models.offers import last_offer, target_of
+from models.offers import offered_targets
 from search.cost import Budget
 from search.cost.staircase import Probe
-from search.space import Choices
 from search.spec import JobSpec
 
+_MOST_GROUPS = 300
+"""Of networks whose widths are told in a request: a second; it grows with the fourth power."""
 
-def kept_widths(session: Session, spec: JobSpec, analysis: Analysis) -> Choices | None:
-    """The widths that groups may keep; `None` where some time has to be measured first.
 
-    On the device that was the last to offer the target, unless the specification names one.
+def kept_widths(session: Session, spec: JobSpec, analysis: Analysis) -> WidthsView | None:
+    """The widths that preparing the job would lead to now.
+
+    `None` if it depends on the worker which target it will be, if a layer's time is not known yet,
+    or if the network has too many groups to tell in a request.
     """
-    asked = target_of(spec.model_dump(include={"target"}))
-    offer = None if asked is None else last_offer(session, asked)
-    if offer is None:
+    targets = offered_targets(session, spec.target.model_dump())
+    if len(targets) != 1 or len(analysis.space.groups) > _MOST_GROUPS:
         return None
-    target = offer.target(threads=spec.target.threads, batch=spec.target.batch)
-    probe = Probe(analysis.space)
+    (target,), probe = targets, Probe(analysis.space)
     seconds = known_times(session, target.key, probe.chains)
     if len(seconds) < len(probe.chains) or not probe.chains:
         return None
     budget = Budget.resolve(spec.budget, analysis.cost.full)
-    return probe.decide(seconds, analysis.cost, budget, spec.rounding.minimum).choices
+    found = probe.decide(seconds, analysis.cost, budget, spec.rounding.minimum)
+    return WidthsView(
+        target=target.to_json(),
+        groups=widths_of(analysis.space, found.choices),
+        finer=found.finer,
+        needed=found.needed,
+    )

@@ -152,7 +152,36 @@ class LimitView(View):
 
     limit: int
     original: int = Field(description="cost of the network as it is")
-    smallest: int = Field(description="the least that the job's rounding can reach")
+    smallest: int = Field(
+        description="the least that the job's rounding can reach; with rounding.multiple auto that "
+        "of all widths, since groups that a budget needs others of may keep these"
+    )
+
+
+class GroupWidthsView(View):
+    """The widths that a channel group may keep."""
+
+    name: str
+    channels: int
+    widths: tuple[int, ...] = Field(description="ascending; the full width always")
+
+
+class WidthsView(View):
+    """The widths that channel groups may keep."""
+
+    target: dict[str, Any] | None = Field(
+        description="with rounding.multiple auto, what the times of layers are of from which the "
+        "widths follow, left by earlier jobs; null if it is a number"
+    )
+    groups: tuple[GroupWidthsView, ...]
+    finer: tuple[str, ...] = Field(
+        (),
+        description="groups that may keep widths that are no faster than wider ones, since these "
+        "would have left them none",
+    )
+    needed: tuple[str, ...] = Field(
+        (), description="groups that may keep such widths since only they are within the budget"
+    )
 
 
 class ValidationView(View):
@@ -164,8 +193,7 @@ class ValidationView(View):
     without_choice: tuple[ExcludedView, ...] = Field(
         description="the groups among them that the rounding leaves nothing but their full width"
     )
-    widths: tuple[tuple[int, ...], ...] | None = Field(
-        description="that each group may keep, in the network's order; null where "
-        "rounding.multiple is auto and they are found when the job is prepared: then `smallest` is "
-        "of the narrowest of all"
+    widths: WidthsView | None = Field(
+        description="that groups may keep; null where rounding.multiple is auto and they follow "
+        "from a measurement when the job is prepared"
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -56,20 +56,6 @@ def target_of(spec: Mapping[str, Any]) -> str | None:
     return str(runtime if device is None else f"{runtime}@{device}")
 
 
-def last_offer(session: Session, asked: str) -> Offer | None:
-    """Who was the last to offer what work asks for; `None` if nobody ever did."""
-    query = (
-        select(Target)
-        .where(Target.id == asked if "@" in asked else Target.runtime == asked)
-        .order_by(Target.seen_at.desc(), Target.id)
-        .limit(1)
-    )
-    row = session.scalars(query).first()
-    if row is None:
-        return None
-    return Offer(cast(RuntimeName, row.runtime), row.version, Device.from_json(row.device))
-
-
 def claims(offers: Collection[Offer]) -> frozenset[str]:
     """All that a worker with these offers can be asked for."""
     return frozenset(each for offer in offers for each in (offer.runtime, offer.id))
@@ -105,6 +91,28 @@ def check_known(session: Session, target: str | None) -> None:
     """
     if target is not None and "@" in target and session.get(Target, target) is None:
         raise NotFound(f"no worker ever offered {target}: GET /v1/targets lists what they do")
+
+
+def offered_targets(session: Session, asked: Mapping[str, Any]) -> list[targets.Target]:
+    """The targets offered now that what a job asks for may lead to; of equally fast ones one.
+
+    Args:
+        asked: `target` of a specification, as JSON values.
+    """
+    name = target_of({"target": asked})
+    found: dict[str, targets.Target] = {}
+    for row, fresh in list_targets(session):
+        if fresh and name in (row.runtime, row.id):
+            device = {key: value for key, value in row.device.items() if key != "id"}
+            target = targets.Target(
+                asked["runtime"],
+                row.version,
+                Device.from_json(device),
+                threads=asked["threads"],
+                batch=asked["batch"],
+            )
+            found.setdefault(target.key, target)
+    return list(found.values())
 
 
 def offered(session: Session) -> frozenset[str]:

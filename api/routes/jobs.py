@@ -75,8 +75,11 @@ def _analysis(service: Service, digest: str) -> Analysis:
     return service.analyses.get(digest, read)
 
 
-def _checked(service: Service, spec: JobSpec) -> ValidationView:
+def _checked(service: Service, spec: JobSpec, *, tells: bool = False) -> ValidationView:
     """What the job would do.
+
+    Args:
+        tells: the widths that run fast on the target, where they are known.
 
     Raises:
         Problem: 422 that names the field.
@@ -95,14 +98,12 @@ def _checked(service: Service, spec: JobSpec) -> ValidationView:
         except NotFound as error:
             raise refused(error, "target.device") from error
     analysis = _analysis(service, network.digest)
-    choices = None
-    if spec.rounding.multiple == "auto":
+    fast = None
+    if tells and spec.rounding.multiple == "auto":
         with service.database.transaction(write=False) as session:
-            choices = kept_widths(session, spec, analysis)
+            fast = kept_widths(session, spec, analysis)
     try:
-        return check_job(
-            spec, analysis, network.description["classes"], dataset.description, choices
-        )
+        return check_job(spec, analysis, network.description["classes"], dataset.description, fast)
     except UnreachableBudget as error:
         raise _unreachable(spec, analysis.cost.full, error) from error
     except DatasetError as error:
@@ -126,8 +127,12 @@ def _unreachable(spec: JobSpec, full: Mapping[str, int], error: UnreachableBudge
 
 @router.post("/validate", operation_id="validateJob", responses=responses(400, 422))
 def validate(spec: Spec, service: Services) -> ValidationView:
-    """Check a job without starting it: references, budget in absolute numbers, fit of the data."""
-    return _checked(service, spec)
+    """Check a job without starting it: references, budget in absolute numbers, fit of the data.
+
+    Nothing is measured: which widths run fast on the target is told where earlier jobs have left
+    the times of all layers, and else follows when the job is prepared.
+    """
+    return _checked(service, spec, tells=True)
 
 
 @router.post(

@@ -26,6 +26,7 @@ from espalier.cli.console import (
     transfer,
 )
 from espalier.cli.watching import follow
+from espalier.cli.widths import show_widths
 from espalier.client import Client
 from espalier.errors import ApiError
 
@@ -131,8 +132,13 @@ def show_validation(found: dict[str, Any]) -> None:
     out.print(limits)
     if found["without_choice"]:
         out.print(reasons("has one width only", found["without_choice"]))
+    if found["widths"] and found["widths"]["target"]:
+        show_widths(found["widths"])
     if found["widths"] is None:
-        out.print("which widths run fast on the target is found when the job is prepared")
+        out.print(
+            "which widths run fast on the target follows from a measurement when the job is "
+            "prepared; the smallest reachable costs are those of all widths"
+        )
     strategy, groups = found["spec"]["strategy"]["name"], found["groups"]
     out.print(f"the job can be done: {strategy} on {groups} channel groups; nothing was started")
 

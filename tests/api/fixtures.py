@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +27,11 @@ from api.app import create_app
 from api.dependencies import Service
 from api.server import config
 from espalier.format.lift import pack
+from espalier.format.package import read_package
 from espalier.targets import Device
 from models.artifact import Artifact
 from models.base import clock_s
+from models.chain_times import keep_times
 from models.ending import end
 from models.events import append
 from models.job import State
@@ -39,6 +41,9 @@ from models.references import retain
 from models.settings import Settings
 from models.states import move
 from models.target import Target
+from search.cost.chains import Chain
+from search.cost.staircase import Probe
+from search.graph import space_of
 
 MAX_UPLOAD_BYTES = 4_000_000
 CLASSES = 3
@@ -205,3 +210,20 @@ def note(service: Service, job: str, **facts: object) -> None:
     """Append an event of progress."""
     with service.database.transaction() as session:
         append(session, lock_job(session, job), "progress", facts)
+
+
+def leave_times(
+    service: Service, package: Path, rule: Callable[[Chain], float], *, batch: int = 1
+) -> int:
+    """Keep times of all layers of a network on the target offered, as a job leaves them.
+
+    Args:
+        rule: seconds of a chain.
+    Returns:
+        How many there are.
+    """
+    chains = Probe(space_of(read_package(package).graph)).chains
+    target = Offer("onnxruntime", "1.31.1", DEVICE).target(threads=1, batch=batch)
+    with service.database.transaction() as session:
+        keep_times(session, target.key, {name: rule(chain) for name, chain in chains.items()})
+    return len(chains)

@@ -63,7 +63,8 @@ def test_widths_that_run_fast_are_answered_where_the_times_are_known(
     assert http.post("/v1/jobs/validate", json=asked).json()["widths"] is None
     with running.service.database.transaction() as session:
         keep_times(session, offer.target(threads=1, batch=1).key, seconds)
-    assert http.post("/v1/jobs/validate", json=asked).json()["widths"] == [[4, 8], [4, 8, 12, 16]]
+    widths = http.post("/v1/jobs/validate", json=asked).json()["widths"]["groups"]
+    assert [group["widths"] for group in widths] == [[4, 8], [4, 8, 12, 16]]
     batch = {**asked, "target": {**target, "batch": 2}}
     assert http.post("/v1/jobs/validate", json=batch).json()["widths"] is None
 
@@ -81,7 +82,7 @@ def test_a_job_is_validated_without_being_made(
     }
     assert found["groups"] == 2
     assert found["without_choice"] == []
-    assert [options[-1] for options in found["widths"]] == [8, 16]
+    assert [group["widths"][-1] for group in found["widths"]["groups"]] == [8, 16]
     follows = http.post("/v1/jobs/validate", json={**spec, "rounding": {"multiple": "auto"}}).json()
     assert follows["widths"] is None
     assert follows["budget"].keys() == found["budget"].keys()

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from espalier.cli.widths import widths_text
 from espalier.client import Client
-from tests.api.fixtures import Files, Running
+from tests.api.fixtures import Files, Running, leave_times
 from tests.client.commands import SET, Run, refused, submitted
+from tests.cost.test_staircase import blocked
 
 
 def test_submit_says_what_was_asked_for(run: Run, running: Running, files: Files) -> None:
@@ -94,6 +96,35 @@ def test_a_dry_run_starts_nothing(run: Run, running: Running, files: Files) -> N
         assert "takes steps of 8 of them" in result.stdout
         refused(run(*asked, "--budget", "macs=10"), 1, "cannot be met")
         assert len(list(client.jobs())) == before
+
+
+def test_a_dry_run_tells_widths_where_they_are_known(
+    run: Run, running: Running, files: Files
+) -> None:
+    asked = ("submit", files.package, "--data", files.dataset, *SET, "--dry-run")
+    asked += ("--budget", "macs=50%", "--set", "target.batch=3")
+    follows = run(*asked).stdout
+    assert "follows from a measurement" in follows
+    leave_times(running.service, files.package, lambda chain: blocked(chain, 4), batch=3)
+    result = run(*asked)
+    assert result.exit_code == 0, result.output
+    assert "follows from a measurement" not in result.stdout
+    shown = result.stdout.split()
+    assert " ".join(shown[shown.index("first") :]).startswith("first 8 4, 8 second 16 4, 8 ... 16")
+    assert "onnxruntime 1.31.1, 1 thread, batch 3, on a processor" in " ".join(shown)
+
+
+@pytest.mark.parametrize(
+    ("widths", "text"),
+    [
+        ((8, 16, 24, 32), "8, 16 ... 32"),
+        ((64,), "64"),
+        ((1, 2, 3, 8), "1, 2, 3, 8"),
+        ((3, 4, 8, 12, 16, 20, 21), "3, 4, 8 ... 20, 21"),
+    ],
+)
+def test_widths_in_equal_steps_are_told_shortly(widths: tuple[int, ...], text: str) -> None:
+    assert widths_text(widths) == text
 
 
 @pytest.mark.parametrize("command", ["submit", "sensitivity"])
