@@ -17,10 +17,10 @@ MULTIPLES = (1, 2, 4, 8, 16)
 
 SHARE = 0.4
 """A wider width is hardly slower if each of its further channels takes less than this share of
-what a channel takes on average at the full width, or all of them less than `NOISE`. For ResNet-20
-at half the MACs, `allocate`, seed 0, onnxruntime with blocks of 16: with 0.25 the network takes
-0.76 of the time and is right for 86.3 %; with 0.4 0.70 and 86.9 %; with 0.5 0.70 and 85.6 %; with
-all widths 0.84 and 86.6 %."""
+what a channel takes on average at the full width, or all of them less than `NOISE`. Chosen among
+0.25, 0.4 and 0.5 on one search (ResNet-20 at half the MACs, seed 0): less keeps widths that save
+MACs and little time, more takes widths from the search that it needs. What it gives on other
+networks and seeds: benchmarks/README.md, Widths."""
 
 FLAT = 0.05
 """Share of the full width's time that the narrowest must save for a width to matter at all; below
