@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,8 +76,36 @@ def small_multiples(
     band = _middle_half(curves)
     drops = [0.01 * scale, *(drop for _, drops in curves for drop in drops)]
     most, least = max(drops), min(drops)
-    columns = max(1, min(_COLUMNS, len(panels)))
-    rows = max(1, -(-len(panels) // columns))
+    name = METRICS[metric][0].lower() + METRICS[metric][1:]
+    drop = f"Drop in {name}, points" if is_fraction(metric) else f"Rise in {name}"
+    with small_axes(len(panels), "Channels of the group removed", label or drop, background) as (
+        figure,
+        grid,
+    ):
+        # Room for a marker at either end.
+        limits = -0.006 * most + min(least * 1.4, 0.0), most * 1.15
+        for axes, panel, curve in zip(grid, panels, curves, strict=True):
+            _draw(axes, panel, curve, band)
+            axes.set_yscale("function", functions=(_root, _square))
+            axes.set_ylim(*limits)
+            axes.set_yticks(ticks(most), [f"{tick:g}" for tick in ticks(most)])
+            axes.set_yticks([], minor=True)
+            axes.set_xlim(-0.03, 1.0)
+            axes.set_xticks([0.0, 0.5, 0.9], ["0", "50", "90 %"])
+        return as_svg(figure)
+
+
+@contextmanager
+def small_axes(
+    count: int, across: str, up: str, background: str = "none"
+) -> Iterator[tuple[Figure, list[Any]]]:
+    """A figure, and the axes of so many little plots, of which the outermost carry the numbers.
+
+    Args:
+        across, up: what the axes are called.
+    """
+    columns = max(1, min(_COLUMNS, count))
+    rows = max(1, -(-count // columns))
     with mpl.rc_context(STYLE | {"font.size": 9.0}):
         # Laid out by hand and without shared axes: both take a time that grows with the square.
         width, height = 2.15 * _COLUMNS, _TOP + _BOTTOM + _ROW * rows
@@ -89,32 +118,31 @@ def small_multiples(
                 "bottom": _BOTTOM / height, "top": 1 - _TOP / height,
             },
         )  # fmt: skip
-        for axes in grid.flat[len(panels) :]:
-            axes.set_visible(False)
-        # Room for a marker at either end.
-        limits = -0.006 * most + min(least * 1.4, 0.0), most * 1.15
-        for index, (axes, panel, curve) in enumerate(zip(grid.flat, panels, curves, strict=False)):
-            _draw(axes, panel, curve, band)
-            axes.set_yscale("function", functions=(_root, _square))
-            axes.set_ylim(*limits)
-            axes.set_yticks(ticks(most), [f"{tick:g}" for tick in ticks(most)])
-            axes.set_yticks([], minor=True)
-            axes.set_xlim(-0.03, 1.0)
-            axes.set_xticks([0.0, 0.5, 0.9], ["0", "50", "90 %"])
-            # The outermost panels carry the numbers.
+        for index, axes in enumerate(grid.flat):
+            axes.set_visible(index < count)
+            axes.set_facecolor("none")
+            axes.grid(True, color=GRID, linewidth=0.7)
+            axes.set_axisbelow(True)
+            for side in ("top", "right"):
+                axes.spines[side].set_visible(False)
             axes.tick_params(
-                labelleft=index % columns == 0, labelbottom=index + columns >= len(panels)
-            )
-        name = METRICS[metric][0].lower() + METRICS[metric][1:]
-        drop = f"Drop in {name}, points" if is_fraction(metric) else f"Rise in {name}"
-        drop = label or drop
+                length=0, labelsize=8, labelleft=index % columns == 0,
+                labelbottom=index + columns >= count,
+            )  # fmt: skip
         middle = (_LEFT + right) / 2 / width, (_BOTTOM + height - _TOP) / 2 / height
-        figure.text(
-            middle[0], 0.06 / height, "Channels of the group removed", ha="center", va="bottom",
-            fontsize=9.5,
-        )  # fmt: skip
-        figure.text(0.0, middle[1], drop, rotation=90, ha="left", va="center", fontsize=9.5)
-        return as_svg(figure)
+        figure.text(middle[0], 0.06 / height, across, ha="center", va="bottom", fontsize=9.5)
+        figure.text(0.0, middle[1], up, rotation=90, ha="left", va="center", fontsize=9.5)
+        yield figure, list(grid.flat[:count])
+
+
+def title(axes: Any, name: str, channels: int) -> None:
+    """The group's name above its plot, and its channels inside."""
+    name = name if len(name) <= _NAME else f"…{name[1 - _NAME :]}"
+    axes.set_title(name, fontsize=8.5, loc="left", color=INK, parse_math=False, pad=3)
+    axes.annotate(
+        f"{channels}", (0.03, 0.95), xycoords="axes fraction", ha="left", va="top",
+        fontsize=7.5, color=MUTED,
+    )  # fmt: skip
 
 
 def _curve(panel: Panel, scale: float) -> Curve:
@@ -140,12 +168,6 @@ def _draw(
     curve: Curve,
     band: Band,
 ) -> None:
-    axes.set_facecolor("none")
-    axes.grid(True, color=GRID, linewidth=0.7)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    axes.tick_params(length=0, labelsize=8)
     axes.fill_between(*band, color=_BAND, linewidth=0, zorder=1.5)
     axes.plot(*curve, color=WINNER, linewidth=1.6, marker="o", markersize=3, zorder=3)
     for removed, drop in panel.points:
@@ -157,9 +179,4 @@ def _draw(
             [panel.chosen], [at], marker="o", markersize=8, markerfacecolor="none",
             markeredgecolor=LIMIT, markeredgewidth=1.6, zorder=4, clip_on=False,
         )  # fmt: skip
-    name = panel.name if len(panel.name) <= _NAME else f"…{panel.name[1 - _NAME :]}"
-    axes.set_title(name, fontsize=8.5, loc="left", color=INK, parse_math=False, pad=3)
-    axes.annotate(
-        f"{panel.channels}", (0.03, 0.95), xycoords="axes fraction", ha="left", va="top",
-        fontsize=7.5, color=MUTED,
-    )  # fmt: skip
+    title(axes, panel.name, panel.channels)

@@ -14,6 +14,7 @@ from search.export.page import Markup, document, table, tag
 from search.export.plot import Landscape, Point, landscape, progress
 from search.export.result import Result
 from search.export.sensitivity import sensitivity_section
+from search.export.shares import shares_section
 from search.export.timings import interval_text, place_text, timings_section
 from search.export.widths import widths_section
 from search.strategies.front import front_of
@@ -44,6 +45,7 @@ def report(result: Result, metrics: Metrics) -> str:
         _comparison(result, metrics),
         levels_section(result),
         _bars(result),
+        shares_section(result),
         widths_section(result, metrics),
         _finetuning(result, metrics),
         _asked(result),

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from espalier.targets import Device, Target
-from search.cost.staircase import Stair
+from search.cost import Budget, CostModel
+from search.cost.shares import macs_around
+from search.cost.staircase import Probe, Stair
 from search.export.plot import Landscape, Point, landscape
 from search.export.report import report
 from search.export.widths import widths_text
@@ -135,6 +137,31 @@ def test_widths_that_run_fast_are_shown_with_their_times() -> None:
     assert "fewer ran no faster" in page.text
     assert "needed by the budget" in page.text
     assert "1 chains of layers were timed for this job, 1 were known" in page.text
+
+
+def test_shares_of_macs_and_time_are_shown_with_the_staircase() -> None:
+    """Every MAC takes as long: so the time has the shares of the MACs, counted as monomials."""
+    result = finished()
+    cost, probe, target = CostModel(result.space), Probe(result.space), Target(
+        "onnxruntime", "9.9", Device("host", "cpu", "chip", "0")
+    )  # fmt: skip
+    text = Page(report(result, metrics())).text
+    assert "MACs, original" in text
+    assert "Time, original" not in text
+    seconds = {name: float(chain.macs) for name, chain in probe.chains.items()}
+    found = probe.decide(seconds, cost, Budget(result.limits))
+    staircase = Staircase(target, seconds, 0, found.stairs, (), ())
+    page = report(changed(staircase=staircase), metrics())
+    text = Page(page).text
+    for name, before, after in zip(
+        [group.name for group in result.space.groups],
+        macs_around(cost, result.space.full),
+        macs_around(cost, result.plan),
+        strict=True,
+    ):
+        shares = [f"{100 * macs / cost.full['macs']:.1f} %" for macs in (before, after)] * 2
+        assert " ".join([name, *shares]) in text
+        assert f"<!-- {name} -->" in page
 
 
 @pytest.mark.parametrize(
