@@ -93,6 +93,21 @@ class JobWarningView(View):
     message: str = Field(description="what was found, what it may come from, and the way out")
 
 
+class JobWidthsView(View):
+    """What the widths follow from that a job's groups may keep."""
+
+    target: dict[str, Any] = Field(description="on which they run fast")
+    chains: int = Field(description="chains of layers whose times they follow from")
+    measured: int = Field(description="how many were timed for this job; earlier ones left others")
+    finer: tuple[str, ...] = Field(
+        description="groups that may keep widths that are no faster than wider ones, since these "
+        "would have left them none"
+    )
+    needed: tuple[str, ...] = Field(
+        description="groups that may keep such widths since only they are within the budget"
+    )
+
+
 class JobView(View):
     """A compression job."""
 
@@ -115,6 +130,9 @@ class JobView(View):
     warnings: tuple[JobWarningView, ...] = Field(
         description="found when the job was prepared, before the search, or in what was measured "
         "of its result"
+    )
+    widths: JobWidthsView | None = Field(
+        description="with rounding.multiple auto, once prepared; null in jobs of earlier versions"
     )
     summary: dict[str, Any] | None = Field(
         description="before and after, once succeeded: accuracy, costs, and `timings`, each with "

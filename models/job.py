@@ -40,6 +40,8 @@ class Job(Base):
         checkpoint: digest of the fine-tuning's last checkpoint.
         warnings: what looks wrong in its network, data or result, each with `code` and `message`;
             `None` before it is prepared.
+        widths: what the widths that its groups may keep follow from; `None` before it is prepared,
+            and where `rounding.multiple` is a number.
         summary: the outcome, once it succeeded.
         error_code: why it failed, stable; `error` says it in words.
         stage: what it does now; `fraction` says how much of that is done, 0 to 1.
@@ -62,6 +64,7 @@ class Job(Base):
     best: Mapped[int | None]
     checkpoint: Mapped[str | None] = mapped_column(Digest, ForeignKey("blobs.digest"), index=True)
     warnings: Mapped[list[Facts] | None] = mapped_column(Json)
+    widths: Mapped[Facts | None] = mapped_column(Json)
     summary: Mapped[Facts | None] = mapped_column(Json)
     error_code: Mapped[str | None] = mapped_column(String(80))
     error: Mapped[str | None] = mapped_column(Words)

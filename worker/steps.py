@@ -186,8 +186,13 @@ def _prepare(
     job.prepared = finite(result)
     apart = ("graph", "choices", "staircase", "levels", "warnings")
     facts = {key: value for key, value in result.items() if key not in apart}
-    append(session, job, "prepared", finite(facts))
     if (staircase := result.get("staircase")) is not None:
+        job.widths = facts["widths"] = {
+            "chains": len(staircase["seconds"]),
+            **{key: staircase[key] for key in ("target", "measured", "finer", "needed")},
+        }
+    append(session, job, "prepared", finite(facts))
+    if staircase is not None:
         keep_times(session, Target.from_json(staircase["target"]).key, staircase["seconds"])
     _warn(session, job, result["warnings"])
     report(session, job, "search", 0.0, {})

@@ -12,6 +12,7 @@ from rich.markup import escape
 from espalier.cli.console import COSTS, URL, Url, ago, connected, err, listing, out, size, transfer
 from espalier.cli.summaries import summary_lines
 from espalier.cli.watching import best_line, points_line, stage, warn
+from espalier.cli.widths import prepared_lines
 
 
 def _budget(spec: dict[str, Any]) -> str:
@@ -44,6 +45,8 @@ def _show(view: dict[str, Any], files: list[dict[str, Any]]) -> None:
     for label, value in rows.items():
         if value:
             out.print(f"{label:<9} {escape(value)}")
+    for index, line in enumerate(prepared_lines(view.get("widths"))):
+        out.print(f"{'' if index else 'widths':<9} {escape(line)}")
     warn(view, set())
     for line in summary_lines(view["summary"] or {}):
         out.print(line)

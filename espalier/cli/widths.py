@@ -50,6 +50,17 @@ def exceptions(widths: dict[str, Any]) -> list[str]:
     return [f"{_some(widths[kind])}: {reason}" for kind, reason in reasons.items() if widths[kind]]
 
 
+def prepared_lines(widths: dict[str, Any] | None) -> list[str]:
+    """What the widths of a job follow from; nothing where they were not fitted to its target."""
+    if not widths:
+        return []
+    chains, measured = widths["chains"], widths["measured"]
+    rests = f"{measured} chains of layers timed, {chains - measured} taken over"
+    if not chains:
+        rests = "multiples of 8: layers could not be timed one by one"
+    return [f"those fast in {target_text(widths['target'])}", rests, *exceptions(widths)]
+
+
 def show_widths(widths: dict[str, Any]) -> None:
     """What each group may keep, and what that rests on."""
     table = Table("channel group", "channels", "widths that run fast", box=box.SIMPLE_HEAD)

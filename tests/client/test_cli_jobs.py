@@ -207,3 +207,19 @@ def test_a_job_that_is_not_there(run: Run, command: str) -> None:
 
 def test_a_service_that_is_not_there(run: Run) -> None:
     refused(run("jobs", "--url", "http://127.0.0.1:9"), 1, "espalier serve")
+
+
+def test_what_widths_follow_from_is_shown(run: Run, running: Running, files: Files) -> None:
+    job = submitted(run, files)
+    assert "widths" not in run("show", job).stdout, "not prepared yet, or by an earlier version"
+    target = {"runtime": "onnxruntime", "version": "9.9", "threads": 1, "batch": 1,
+              "device": {"name": "[a] chip"}}  # fmt: skip
+    facts = {"target": target, "chains": 30, "measured": 12, "finer": [], "needed": ["conv[1]"]}
+    with running.service.database.transaction() as session:
+        lock_job(session, job).widths = facts
+    shown = " ".join(run("show", job).stdout.split())
+    assert "widths those fast in onnxruntime 9.9, 1 thread, batch 1, on [a] chip" in shown
+    assert "12 chains of layers timed, 18 taken over" in shown
+    assert "conv[1]: may keep slow widths too" in shown
+    with Client(running.url) as client:
+        assert client.job(job)["widths"] == facts

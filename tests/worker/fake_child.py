@@ -7,6 +7,7 @@ fake:
     die: kinds whose process ends by SIGKILL, always.
     raises: kinds that raise, with what.
     deaf: kinds that do not stop when asked.
+    staircase: that `prepare` gives.
     warnings, late_warnings: that `prepare` and `finalize` give.
     full: kinds whose disk is full as long as the file of that name exists.
     reads: kinds that read the network.
@@ -88,6 +89,7 @@ def prepare(given: Values, context: Context) -> Values:
         "graph": "{}",
         "losses": None,
         "warnings": run.fake.get("warnings", []),
+        "staircase": run.fake.get("staircase"),
     }
 
 

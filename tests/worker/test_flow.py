@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import select
 
+from espalier.targets import Device, Target
 from models.blob import Blob
+from models.chain_times import known_times
 from models.claims import claim_next, expire
 from models.events import events_after
 from models.job import State
@@ -48,6 +50,22 @@ def test_warnings_are_on_the_job_and_each_is_an_event(service: Service) -> None:
     assert [event.data for event in events if event.kind == "warning"] == warnings + late
     (prepared,) = (event.data for event in events if event.kind == "prepared")
     assert "warnings" not in prepared
+
+
+def test_what_widths_follow_from_is_on_the_job_and_in_its_event(service: Service) -> None:
+    target = Target("onnxruntime", "9.9", Device("there", "cpu", "chip", "0"))
+    told = {"target": target.to_json(), "measured": 1, "finer": ["a"], "needed": []}
+    seconds = {"one": 0.5, "another": 0.25}
+    job_id = service.submit(staircase={**told, "seconds": seconds, "stairs": []})
+    silent = service.submit()
+    service.slot().serve()
+    with service.database.transaction(write=False) as session:
+        events = [*events_after(session, job_id, 0), *events_after(session, silent, 0)]
+        assert known_times(session, target.key) == seconds
+    prepared = [event.data for event in events if event.kind == "prepared"]
+    assert service.job(job_id).widths == prepared[0]["widths"] == {**told, "chains": 2}
+    assert service.job(silent).widths is None
+    assert "widths" not in prepared[1]
 
 
 def test_the_seconds_of_the_result_are_those_of_its_units(service: Service) -> None:
