@@ -9,10 +9,11 @@ from anyio import CapacityLimiter
 from fastapi import Depends, Query
 from starlette.requests import HTTPConnection
 
-from api.analysis import Analyses
+from api.analysis import Analyses, Analysis, readable
 from api.examining import Examinations
 from api.watching import Watch
 from api.writing import writers
+from espalier.format.package import read_package
 from models.blobs import BlobStore
 from models.database import Database
 from models.settings import Settings
@@ -42,6 +43,15 @@ class Service:
     receivers: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(8))
     streams: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(8))
     generators: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(2))
+
+    def analysis(self, digest: str) -> Analysis:
+        """The analysis of a network in the store, whose package was checked when it came."""
+
+        def read() -> Analysis:
+            with readable(self.blobs, digest) as path:
+                return Analysis.of(read_package(path).graph)
+
+        return self.analyses.get(digest, read)
 
 
 def _service(connection: HTTPConnection) -> Service:

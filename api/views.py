@@ -202,6 +202,28 @@ class WidthsView(View):
     )
 
 
+class ShareView(View):
+    """A channel group's share of the network, in the layers that make or read its channels."""
+
+    name: str
+    channels: int
+    macs: float = Field(description="0 to 1; a layer between two groups counts for both")
+    time: float | None = Field(
+        description="told from the times of layers, scaled to have the share of the MACs over all "
+        "groups timed; null where it is not known"
+    )
+
+
+class SharesView(View):
+    """Where a network's MACs and its time are."""
+
+    target: dict[str, Any] | None = Field(
+        description="what the times are of; null where no jobs have left those of all layers on "
+        "the target offered"
+    )
+    groups: tuple[ShareView, ...]
+
+
 class ValidationView(View):
     """What a job would do; nothing was started."""
 

@@ -60,6 +60,10 @@ class Client(Connection):
     def network(self, network: str) -> Json:
         return self.get(url_of("networks", network))
 
+    def network_shares(self, network: str) -> Json:
+        """Each channel group's share of the MACs, and of the time where it is known."""
+        return self.get(f"{url_of('networks', network)}/shares")
+
     def dataset(self, dataset: str) -> Json:
         return self.get(url_of("datasets", dataset))
 

@@ -12,6 +12,7 @@ from espalier.format.ir import TensorType, size
 from espalier.format.operators import infer
 from espalier.format.package import read_package
 from search.cost import CostModel, choices_of, smallest_cost
+from search.cost.shares import macs_around
 from search.graph import head_of, space_of
 from search.spec import RoundingSpec
 from search.versions import NEWEST
@@ -26,6 +27,16 @@ class GroupView(_Frozen):
 
     name: str = Field(description="path of the layer that produces them")
     channels: int
+
+
+class PrunableGroupView(GroupView):
+    """A group that plans decide on."""
+
+    macs: int | None = Field(
+        None,
+        description="of the layers that make or read its channels: all that would go with it; a "
+        "layer between two groups counts for both. Null if it was uploaded before this was counted",
+    )
 
 
 class ExcludedView(GroupView):
@@ -64,7 +75,7 @@ class NetworkDescription(_Frozen):
     smallest_cost: dict[str, int] = Field(
         description="with one channel left in every group: no budget below this can be met"
     )
-    groups: tuple[GroupView, ...]
+    groups: tuple[PrunableGroupView, ...]
     excluded: tuple[ExcludedView, ...]
 
 
@@ -97,7 +108,10 @@ def describe_network(path: Path) -> tuple[str, NetworkDescription]:
         operators=dict(sorted(kinds.items(), key=lambda item: (-item[1], item[0]))),
         cost=dict(cost.full),
         smallest_cost=smallest_cost(cost, choices_of(space, RoundingSpec(multiple=1), NEWEST)),
-        groups=tuple(GroupView(name=group.name, channels=group.channels) for group in space.groups),
+        groups=tuple(
+            PrunableGroupView(name=group.name, channels=group.channels, macs=macs)
+            for group, macs in zip(space.groups, macs_around(cost, space.full), strict=True)
+        ),
         excluded=tuple(
             ExcludedView(name=item.name, channels=item.channels, reason=item.reason)
             for item in space.excluded

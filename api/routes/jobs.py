@@ -9,7 +9,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Body, Header, Query, Request, Response
 from sqlalchemy.orm import Session
 
-from api.analysis import Analysis, check_job, readable
+from api.analysis import check_job
 from api.dependencies import Cursor, Limit, Service, Services
 from api.headers import etag, matches
 from api.kept_widths import kept_widths
@@ -18,7 +18,6 @@ from api.replies import reply
 from api.schemas import JobPage, example_spec, job_view, shown
 from api.views import JobView, ValidationView
 from api.writing import committed, writing
-from espalier.format.package import read_package
 from models.deletion import delete_job
 from models.errors import NotFound
 from models.job import Job, State
@@ -65,16 +64,6 @@ def view(session: Session, row: Job) -> JobView:
     return _viewed(session, [row])(row)
 
 
-def _analysis(service: Service, digest: str) -> Analysis:
-    """The analysis of a network in the store, whose package was checked when it came."""
-
-    def read() -> Analysis:
-        with readable(service.blobs, digest) as path:
-            return Analysis.of(read_package(path).graph)
-
-    return service.analyses.get(digest, read)
-
-
 def _checked(service: Service, spec: JobSpec, *, tells: bool = False) -> ValidationView:
     """What the job would do.
 
@@ -97,7 +86,7 @@ def _checked(service: Service, spec: JobSpec, *, tells: bool = False) -> Validat
             check_known(session, target_of(spec.model_dump(include={"target"})))
         except NotFound as error:
             raise refused(error, "target.device") from error
-    analysis = _analysis(service, network.digest)
+    analysis = service.analysis(network.digest)
     fast = None
     if tells and spec.rounding.multiple == "auto":
         with service.database.transaction(write=False) as session:

@@ -7,13 +7,15 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from api.dependencies import Cursor, Limit, Services
+from api.kept_widths import kept_shares
 from api.problems import responses
 from api.schemas import NetworkPage, network_view, shown
 from api.storing import store
 from api.uploads import DIGEST, FILE, NAME, answers, receive
-from api.views import NetworkView
+from api.views import NetworkView, SharesView
 from models.network import Network
 from models.uploads import get_network, list_networks
+from search.spec import TargetSpec
 
 router = APIRouter(prefix="/v1/networks", tags=["networks"])
 
@@ -71,3 +73,16 @@ def get(network: str, service: Services) -> NetworkView:
     """A network: its inputs, its costs, what can be pruned, and what cannot and why."""
     with service.database.transaction(write=False) as session:
         return network_view(get_network(session, network))
+
+
+@router.get("/{network}/shares", operation_id="getNetworkShares", responses=responses(404, 422))
+def shares(network: str, service: Services, target: Annotated[TargetSpec, Query()]) -> SharesView:
+    """Each channel group's share of the MACs, and of the time where the layers' times are known.
+
+    Nothing is measured: the times are those that jobs have left on the target.
+    """
+    with service.database.transaction(write=False) as session:
+        digest = get_network(session, network).digest
+    analysis = service.analysis(digest)
+    with service.database.transaction(write=False) as session:
+        return kept_shares(session, target, analysis)

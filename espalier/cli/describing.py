@@ -31,6 +31,7 @@ from espalier.cli.console import (
     size,
 )
 from espalier.cli.submitting import known
+from espalier.cli.widths import target_text
 from espalier.format.archive import is_package
 from espalier.format.errors import EspalierError
 
@@ -109,12 +110,28 @@ def _show_network(view: dict[str, Any]) -> None:
         share = f" ({100 * least / now:.3g} %)" if now else ""
         costs.add_row(label, quantity(name, now), quantity(name, least) + share)
     out.print(costs)
-    groups = Table("channel group", "channels", box=box.SIMPLE_HEAD)
-    for group in about["groups"]:
-        groups.add_row(escape(group["name"]), str(group["channels"]))
-    out.print(groups)
+    _show_groups(view)
     if about["excluded"]:
         out.print(reasons("stays whole", about["excluded"]))
+
+
+def _show_groups(view: dict[str, Any]) -> None:
+    """What can be pruned, with the share of the MACs, and of the time where it is known."""
+    about, shares = view["description"], view.get("shares")
+    total, target = about["cost"]["macs"], (shares or {}).get("target")
+    table = Table("channel group", box=box.SIMPLE_HEAD)
+    for head in ("channels", "MACs", *(["time"] if target else [])):
+        table.add_column(head, justify="right", no_wrap=True)
+    for index, group in enumerate(about["groups"]):
+        share = shares["groups"][index] if shares else {}
+        macs = share.get("macs", group["macs"] / total if group.get("macs") and total else None)
+        cells = [macs, *([share["time"]] if target else [])]
+        percents = ("" if cell is None else f"{100 * cell:.1f} %" for cell in cells)
+        table.add_row(escape(group["name"]), str(group["channels"]), *percents)
+    out.print(table)
+    out.print("MACs: of the layers that make or read a group; layers between two count for both")
+    if target:
+        out.print(escape(f"time: of the same layers in {target_text(target)}"))
 
 
 def _splits(about: dict[str, Any]) -> str:
@@ -214,6 +231,8 @@ def register(app: typer.Typer) -> None:
         else:
             with connected(url) as client:
                 view = client.network(given) if kind == "network" else client.dataset(given)
+                if kind == "network":
+                    view = {**view, "shares": client.network_shares(given)}
         if as_json:
             out.print_json(data=view)
         else:

@@ -50,7 +50,7 @@ def shares_of(cost: CostModel, stairs: Sequence[Stair], plans: Sequence[Plan]) -
     Args:
         stairs: of the groups that were timed, with all others whole and at half.
     """
-    space, total = cost.space, cost.full["macs"]
+    space, total = cost.space, max(1, cost.full["macs"])
     full = space.full
     rates = _rates(cost, stairs)
     whole = macs_around(cost, full)

@@ -48,8 +48,8 @@ def test_a_network_is_described(http: httpx.Client, files: Files, tmp_path: Path
     # One channel left in each group, counted by hand.
     assert about["smallest_cost"]["macs"] == 64 * (9 + 9) + 3
     assert about["groups"] == [
-        {"name": "first", "channels": 8},
-        {"name": "second", "channels": 16},
+        {"name": "first", "channels": 8, "macs": 64 * (9 * 8 + 9 * 8 * 16)},
+        {"name": "second", "channels": 16, "macs": 64 * 9 * 8 * 16 + 16 * CLASSES},
     ]
     (kept,) = about["excluded"]
     assert (kept["name"], kept["channels"]) == ("classifier", 3)

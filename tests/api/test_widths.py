@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import httpx
+import pytest
 from sqlalchemy import delete, update
 
 from espalier.targets import Device
@@ -84,3 +85,21 @@ def test_which_worker_it_will_be_has_to_be_known(
     finally:
         with running.service.database.transaction() as session:
             session.execute(delete(Target).where(Target.id.in_([each.id for each in offers])))
+
+
+def test_shares_of_the_time_are_told_once_the_times_are_known(
+    http: httpx.Client, running: Running, files: Files, uploads: dict[str, str]
+) -> None:
+    """Where every MAC takes as long they are those of the MACs."""
+    path = f"/v1/networks/{uploads['network']}/shares"
+    assert http.get("/v1/networks/net_nothing/shares").status_code == 404
+    first, second, head = 64 * 9 * 8, 64 * 9 * 8 * 16, 16 * 3
+    macs = [(first + second) / MACS, (second + head) / MACS]
+    found = http.get(path, params={"batch": 7}).json()
+    assert found["target"] is None
+    assert [share["macs"] for share in found["groups"]] == macs
+    assert [share["time"] for share in found["groups"]] == [None, None]
+    leave_times(running.service, files.package, lambda chain: float(chain.macs), batch=7)
+    found = http.get(path, params={"batch": 7}).json()
+    assert found["target"]["batch"] == 7
+    assert [share["time"] for share in found["groups"]] == pytest.approx(macs)
