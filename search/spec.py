@@ -8,7 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
+    Discriminator,
     Field,
+    Tag,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -66,10 +68,21 @@ Criterion = Literal["l1", "l2", "bn_scale", "obs", "random"]
 Metric = Literal["top1", "top5", "cross_entropy", "agreement"]
 
 
+def _number_or_word(value: Any) -> str:
+    """Which branch of `Multiple` is meant, so that an error is about that one alone."""
+    return "str" if isinstance(value, str) and not value.isdecimal() else "int"
+
+
+Multiple = Annotated[
+    Annotated[int, Field(ge=1, le=1024), Tag("int")] | Annotated[Literal["auto"], Tag("str")],
+    Discriminator(_number_or_word),
+]
+
+
 class RoundingSpec(Frozen):
     """Which channel counts are allowed."""
 
-    multiple: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = Field(
+    multiple: Multiple = Field(
         "auto",
         description="auto for the widths that run fast on the target, found by timing the "
         "network's own layers before the search; or a number: what a group leaves of each tensor "

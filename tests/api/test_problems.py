@@ -67,6 +67,7 @@ def test_a_body_that_is_no_json(http: httpx.Client) -> None:
     ("change", "field", "limit"),
     [
         ({"rounding": {"multiple": 0}}, "rounding.multiple", "at least 1"),
+        ({"rounding": {"multiple": "some"}}, "rounding.multiple", "one of 'auto'"),
         ({"finetune": {"momentum": 1}}, "finetune.momentum", "less than 1"),
         ({"evaluation": {"metric": "guess"}}, "evaluation.metric", "one of "),
         ({"strategy": {"name": "guess"}}, "strategy", "one of 'uniform', 'random', 'netadapt'"),
