@@ -40,7 +40,6 @@ SPEC = {
     "strategy": STRATEGY,
     "evaluation": EVALUATION,
     "finetune": {"epochs": 1, "batch_size": 64},
-    "rounding": {"multiple": 1},
     "seed": 3,
 }
 
